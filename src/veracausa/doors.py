@@ -36,6 +36,7 @@ DOORS: dict[str, str] = {
     "Pruned.page": "veracausa.report.pages.pruning:write_page",
     "Pruned.export": "veracausa.pruning.exporting:export",
     "Study.finding": "veracausa.opening:open",
+    "Sweep.page": "veracausa.report.pages.sweeps:write_page",
     "Sweep.result": "veracausa.opening:open",
     "Study.save": "veracausa.report.pages.page:save_study",
 }

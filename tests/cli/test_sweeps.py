@@ -1,6 +1,7 @@
 """`veracausa sweep`: a plan's forecast, its run, its state and its results."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -29,7 +30,8 @@ def test_a_plan_is_forecast_done_told_and_merged(plan, tmp_path):
     before = said(plan, "--out", out, "--forecast", "--json")
     assert before.exit_code == 0 and not (out / "items").exists()
     assert [row["done"] for row in json.loads(before.stdout)["table"]] == [0, 0]
-    assert "token-layers" in before.stderr and "peak memory" in before.stderr
+    assert all(word in before.stderr for word in ("token-layers", "peak memory", "on the disk"))
+    assert 'sbatch --array 0-63 --wrap "veracausa sweep' in str(said(plan, "--out", out, "--runner", "slurm").exception)
     assert "2 of 2 cells are not done yet." in said("merge", out).stdout
     assert "2 of 2 items of 2 cells are done." in said(plan, "--out", out).stdout
     state = json.loads(said("status", out, "--json").stdout)
@@ -39,6 +41,8 @@ def test_a_plan_is_forecast_done_told_and_merged(plan, tmp_path):
     direct = vc.exact(lm, vc.task(lm, tmp_path / "pairs.csv"), units="mlps", show_progress=False)
     (path,) = (path for name, path in results.items() if "mlps" in name)
     assert torch.equal(vc.open(path).values, direct.values)
+    page = Path(json.loads(said("page", out, "--json").stdout)["page"]).read_text(encoding="utf-8")
+    assert page.count('class="cell done" href="#cell-') == 2 and page.count('href="results/') == 2
     files = json.loads(said("export", out, "--json").stdout)["files"]
     assert len(files) == 2 and len(pd.read_parquet(files[1])) == direct.values.numel()
     assert vc.open(out).finished  # the folder itself is a result that opens

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -171,6 +172,18 @@ def test_merged_receipts_curves_and_studies_are_those_of_one_process(there, aske
     assert len(set(map(tuple, units))) <= 1
     same(merged, alone)
     assert merged.sentences == alone.sentences
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_run(there, tmp_path, monkeypatch):
+    """What is forecast is what the files take, but for their headers."""
+    asking = plan(there, {"ask": "exact", "units": "neurons"}, {"ask": "attribute", "units": "heads", "method": "atp"})
+    found = quiet(asking, tmp_path / "done").folder
+    for item in found.items:
+        assert found.shard(item).stat().st_size == pytest.approx(item.disk, abs=4096)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(FileError, match=r"take about .* but .* free"):
+        quiet(asking, tmp_path / "full")
+    assert not (tmp_path / "full" / "sweep.json").exists()
 
 
 def test_a_receipt_that_takes_no_long_is_one_item(there, asked, tmp_path):

@@ -12,7 +12,7 @@ from veracausa.cli.choices import named
 from veracausa.cli.options import Json, Memory, Out
 from veracausa.cli.output import print_json
 from veracausa.errors import MethodError
-from veracausa.sweeps.runners import RUNNERS
+from veracausa.sweeps.runners import RUNNERS, STARTERS
 from veracausa.terminal import echo
 
 if TYPE_CHECKING:
@@ -20,16 +20,21 @@ if TYPE_CHECKING:
     from veracausa.sweeps.sweep import Runner
 
 #: What can be done with a sweep's folder.
-_VERBS = ("status", "merge", "export")
+_VERBS = ("status", "merge", "export", "page")
 
 What = Annotated[
     list[str],
     typer.Argument(
-        metavar="PLAN | status DIR | merge DIR | export DIR", help="A plan (TOML), or what to do with a sweep's folder."
+        metavar="PLAN | status|merge|export|page DIR", help="A plan (TOML), or what to do with a sweep's folder."
     ),
 ]
 RunnerName = Annotated[
-    str, named(tuple(RUNNERS), f"Who does it: {', '.join(f'{name} ({said})' for name, said in RUNNERS.items())}.")
+    str,
+    named(
+        (*RUNNERS, *STARTERS),
+        f"Who does it: {', '.join(f'{name} ({said})' for name, said in RUNNERS.items())}; {' and '.join(STARTERS)} say "
+        "what to type.",
+    ),
 ]
 Workers = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="How many, of pool or ray. Default: one a processor.")
@@ -49,7 +54,8 @@ def sweep(
     """Do what a plan asks: models × tasks × questions, cut into items that any number of processes may do at once.
 
     `veracausa sweep plan.toml --out DIR` begins a sweep, or goes on with it; `sweep status DIR` says how far it is,
-    `sweep merge DIR` writes the results of all cells that are done, and `sweep export DIR` their scores as Parquet.
+    `sweep merge DIR` writes the results of all cells that are done, `sweep export DIR` their scores as Parquet, and
+    `sweep page DIR` a page with the grid of all cells.
     """
     from veracausa.sweeps.results import open_sweep
     from veracausa.sweeps.sweep import sweep as run
@@ -58,7 +64,7 @@ def sweep(
     if verb:
         found = open_sweep(folder)
         if verb != "status":
-            _merged(found, json) if verb == "merge" else _exported(found, out, json)
+            _DOES[verb](found, out, json)
             return
     elif len(what) > 1:
         known = ", ".join(f"`{verb} DIR`" for verb in _VERBS)
@@ -94,7 +100,13 @@ def _exported(found: Sweep, out: Path | None, json: bool) -> None:
         echo("No cell with scores is done yet.")
 
 
-def _merged(found: Sweep, json: bool) -> None:
+def _page(found: Sweep, out: Path | None, json: bool) -> None:
+    """Write the page; says where it is."""
+    path = found.page(None if out is None else out / "sweep.html")
+    print_json({"page": str(path)}) if json else echo(str(path))
+
+
+def _merged(found: Sweep, out: Path | None, json: bool) -> None:
     """Write the results of the cells that are done; says where each is."""
     done = [cell for cell in range(len(found)) if found.done(cell)]
     paths = {}
@@ -108,6 +120,10 @@ def _merged(found: Sweep, json: bool) -> None:
         echo(f"{name}\n  {path}")
     if left := len(found) - len(done):
         echo(f"{left} of {len(found)} cells are not done yet.")
+
+
+#: What to do with a sweep's folder → how.
+_DOES = {"merge": _merged, "export": _exported, "page": _page}
 
 
 def _body(found: Sweep) -> dict[str, Any]:

@@ -10,6 +10,7 @@ Receipts and curves are about an estimate of all pairs, so they are cut in two s
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ import torch
 
 from veracausa.behaviour.study import ablation_study
 from veracausa.choices import AllUnits
-from veracausa.circuits.quality.curve import curve
+from veracausa.circuits.quality.curve import SIZES, curve
 from veracausa.cost import Cost
 from veracausa.effects.exact import ExactWork, exact
 from veracausa.errors import AnswerFormWarning
@@ -161,6 +162,16 @@ class Asked:
         work = self.whole
         alone = isinstance(work, ExactWork) and work.ablation != "optimal"
         return len(work.units) if alone else 1
+
+    def numbers(self, part: Part) -> int:
+        """How many numbers its file will hold, about."""
+        work, pairs = self.whole, len(self._pairs(part))
+        if self.cell.ask == "ablation_study":
+            return pairs * math.prod(work.columns)
+        if self.cell.ask == "curve":
+            return pairs * 4 * len(SIZES)  # metric and KL of each size by two rankings
+        units = len(work.units) if part.units is None else part.units[1] - part.units[0]
+        return pairs * (units + (len(work.estimate) if self.cell.ask == "verify" else 0))
 
     def reached(self, part: Part) -> bool:
         """Whether some pair of a part has some unit of it: of positions beyond a prompt's end there is none."""

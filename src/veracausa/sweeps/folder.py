@@ -6,6 +6,7 @@ frames/0-estimate.safetensors  the same of the estimate that a receipt or a curv
 items/<id>.safetensors      an item's numbers, whole or absent
 failed/<id>-1.json          why an item failed, try by try
 claims/<id>                 who has an item in hand (`claims`)
+taken/<worker>.csv          how many seconds a worker's items took it: id,seconds
 pieces/<id>/                what an item that can go on has finished
 results/0-….safetensors     a cell's result, merged
 """
@@ -16,13 +17,14 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from veracausa.errors import FileError
-from veracausa.storage.files import at, read_json, write_json
+from veracausa.storage.files import at, make_folder, read_json, write_json
 from veracausa.sweeps.items import Item
 from veracausa.sweeps.plan import Cell, Plan
 
@@ -165,7 +167,21 @@ class Folder:
         """What there is now: each folder is listed once, however many items there are."""
         done = frozenset(_named(self.path / "items", ".safetensors"))
         tries = Counter(name.rpartition("-")[0] for name in _named(self.path / "failed", ".json"))
-        return Seen(done, frozenset(name for name, count in tries.items() if count >= self.tries) - done)
+        aside = frozenset(name for name, count in tries.items() if count >= self.tries) - done
+        return Seen(done, aside, frozenset(_named(self.path / "claims", "")) - done, tries.keys() - done - aside)
+
+    def took(self, item: Item, seconds: float, worker: str) -> None:
+        """Write down how long an item took; a failure to do so costs nothing but that."""
+        with suppress(OSError), (make_folder(self.path / "taken") / f"{worker}.csv").open("a") as file:
+            file.write(f"{item.id},{seconds:.3f}\n")
+
+    def taken(self) -> dict[str, float]:
+        """Seconds of every item that says so."""
+        found: dict[str, float] = {}
+        for path in (self.path / "taken").glob("*.csv"):
+            rows = (line.split(",") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+            found |= {row[0]: float(row[1]) for row in rows if len(row) == 2 and row[1].replace(".", "", 1).isdigit()}
+        return found
 
     def open_items(self) -> list[Item]:
         """Items that are neither done nor set aside."""
@@ -174,10 +190,22 @@ class Folder:
 
 @dataclass(frozen=True)
 class Seen:
-    """Ids of the items that are done, and of those that are set aside, when the folder was looked at."""
+    """Ids of items when the folder was looked at: done, set aside, in a worker's hand, failed and to be tried again."""
 
     done: Set[str]
     aside: Set[str]
+    hand: Set[str]
+    failed: Set[str]
+
+    def state(self, items: Sequence[Item]) -> str:
+        """A word for some items together: done, set aside, running, failed (to be tried again), begun or waiting."""
+        ids = {item.id for item in items}
+        if ids <= self.done:
+            return "done"
+        for word, some in (("set aside", self.aside), ("running", self.hand), ("failed", self.failed)):
+            if ids & some:
+                return word
+        return "begun" if ids & self.done else "waiting"
 
     def left(self, items: Sequence[Item]) -> list[Item]:
         """Those of a sweep's items that are neither, and that do not wait for one that is set aside."""

@@ -26,12 +26,17 @@ if TYPE_CHECKING:
     from veracausa.cost import Step
 
 
+#: Bytes of a file beside its numbers, about.
+_HEADER = 4096
+
+
 @dataclass(frozen=True)
 class Item:
     """A piece of a cell: some of its pairs, some of its units; None: all. What it will cost, by the forecast.
 
-    `step`: "estimate" or "checked" of receipts and curves that are cut (see `asking`), "" of all else.
     `seconds`: alone on this machine; None where its speed could not be told. `memory`: bytes beside the weights.
+    `step`: "estimate" or "checked" of receipts and curves that are cut (see `asking`), "" of all else. `disk`: bytes of
+    its file.
     """
 
     id: str
@@ -42,6 +47,7 @@ class Item:
     seconds: float | None
     memory: int
     step: str = ""
+    disk: int = 0
 
     @property
     def part(self) -> Part:
@@ -94,7 +100,8 @@ def cut(asked: Asked, cell: int, identity: str, seconds: float) -> Iterator[Item
             steps = clock.steps(part)
             tokens = sum(one.token_layers for one in steps)
             name = _id(asked, part, step, identity)
-            yield Item(name, cell, part.pairs, part.units, tokens, _seconds(steps), memory, step)
+            disk = _HEADER + own.numbers(part) * own.lm.score_dtype.itemsize
+            yield Item(name, cell, part.pairs, part.units, tokens, _seconds(steps), memory, step, disk)
 
 
 def _steps(asked: Asked, seconds: float) -> list[tuple[str, Asked, Clock, list[Part]]]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from veracausa.doors import through
 from veracausa.extras import require_extra
 from veracausa.progress import duration
 from veracausa.storage.files import at
@@ -83,6 +84,19 @@ class Sweep:
             for cell in cells
         ]
 
+    def page(self, path: str | Path | None = None) -> Path:
+        """Write the sweep as one offline page (default: `sweep.html` in its folder): a grid of its cells.
+
+        Models and tasks are rows, questions columns; each cell says its state and what it took beside its forecast, and
+        leads to its result's findings and file. Cells that are done are merged for it.
+
+        Raises:
+            ExtraError: charts' libraries are missing. FileError: an item is damaged, or it cannot be written.
+        """
+        require_extra("charts")
+        found: Path = through("Sweep.page", self, self.folder.path / "sweep.html" if path is None else path)
+        return found
+
     @property
     def names(self) -> list[str]:
         """The cells' names, in order."""
@@ -94,23 +108,28 @@ class Sweep:
 
     @cached_property
     def _state(self) -> list[dict[str, Any]]:
-        rows = []
+        rows, taken = [], self.folder.taken()
         for cell, name in enumerate(self.names):
             items = self.folder.of_cell(cell)
             rows.append(
                 {
                     "cell": name,
+                    "state": self._seen.state(items),
                     "items": len(items),
                     "done": sum(item.id in self._seen.done for item in items),
                     "set aside": sum(item.id in self._seen.aside for item in items),
                     "token-layers": sum(item.token_layers for item in items),
                     "seconds": _sum(item.seconds for item in items),
+                    "taken": sum(taken.get(item.id, 0.0) for item in items if item.id in self._seen.done),
                 }
             )
         return rows
 
     def table(self) -> pd.DataFrame:
-        """One row per cell: items, how many are done and set aside, token-layers and seconds by the forecast."""
+        """One row per cell: its state, items, how many are done and set aside, what it costs, what it took so far.
+
+        `token-layers`, `seconds`: of all its items by the forecast, one worker; `taken`: seconds of those done.
+        """
         import pandas as pd
 
         return pd.DataFrame(self._state)

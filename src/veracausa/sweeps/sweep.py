@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +11,9 @@ from typing import Any, Literal
 import torch
 
 from veracausa.engine.budget import free_now
-from veracausa.errors import MethodError
+from veracausa.errors import FileError, MethodError
 from veracausa.extras import require_extra
+from veracausa.planning.groups import sized
 from veracausa.progress import announce, duration, progress
 from veracausa.scores.scores import task_header
 from veracausa.storage.files import make_folder
@@ -24,12 +26,12 @@ from veracausa.sweeps.items import Item, cut
 from veracausa.sweeps.plan import Plan, plan_of
 from veracausa.sweeps.pool import pooled
 from veracausa.sweeps.results import Sweep
-from veracausa.sweeps.runners import RUNNERS
+from veracausa.sweeps.runners import RUNNERS, typed_instead
 from veracausa.sweeps.working import work_through
 from veracausa.words import counted
 
 #: See `runners.RUNNERS`.
-Runner = Literal["local", "pool", "ray"]
+Runner = Literal["local", "pool", "ray", "slurm", "torchrun"]
 
 
 def sweep(
@@ -48,7 +50,8 @@ def sweep(
         out: the sweep's folder. A sweep that was begun there goes on: nothing that is finished is done again. Several
             calls may work in one folder at once, on one machine or on several that share it.
         runner: "local" (in this process), "pool" (in `workers` processes of this machine), or "ray" (in `workers` tasks
-            of a Ray cluster that sees `out` at the same path; `pip install 'veracausa[ray]'`).
+            of a Ray cluster that sees `out` at the same path; `pip install 'veracausa[ray]'`). "slurm" and "torchrun"
+            say what to type: they start this very call on every machine.
         workers: how many (default: one a processor, of a pool as far as the memory reaches).
         memory: bytes beside the weights that each worker plans with, or "8GB" (default: its share of what is free).
         show_progress: show what is about to be done, and a progress bar.
@@ -64,6 +67,8 @@ def sweep(
     >>> vc.sweep({"models": ["smollm2-135m"], "tasks": [{"name": "ioi", "n": 64}],
     ...           "questions": [{"ask": "exact", "units": ["heads", "mlps"]}]}, out="out/sweep", runner="pool")
     """
+    if instead := typed_instead(runner, plan, out):
+        raise MethodError(instead)
     if runner not in RUNNERS:
         raise MethodError(not_known("runner", runner, RUNNERS))
     if runner == "ray":
@@ -114,7 +119,13 @@ def laid_out(plan: Plan, out: str | Path, show_progress: bool = True) -> Folder:
         of_cells["tasks"].append(task_header(asked.task))
         of_cells["facts"].append(facts_of(asked, path / "frames" / str(number)) if len(own) > 1 else {})
         announce(f"{cell.name}: {_said(own)}", show_progress)
-    announce(f"together: {_said(items)}, peak memory about {_sized(items)} beside the weights", show_progress)
+    memory, disk = sized(max(item.memory for item in items)), sum(item.disk for item in items)
+    announce(
+        f"together: {_said(items)}, peak memory about {memory} beside the weights, {sized(disk)} on the disk, and as "
+        "much again when merged",
+        show_progress,
+    )
+    _require_space(path, disk)
     return Folder.begin(path, plan, items, **of_cells)
 
 
@@ -125,10 +136,14 @@ def _said(items: list[Item]) -> str:
     return f"{counted(len(items), 'item')}, {tokens:,.0f} token-layers{seconds}"
 
 
-def _sized(items: list[Item]) -> str:
-    from veracausa.planning.groups import sized
-
-    return sized(max(item.memory for item in items))
+def _require_space(path: Path, disk: int) -> None:
+    """Raise FileError where the items will not fit onto the disk."""
+    free = shutil.disk_usage(path).free
+    if disk > free:
+        raise FileError(
+            f"The items of this sweep take about {sized(disk)}, but {path} has {sized(free)} free. Free some space, or "
+            "choose another folder."
+        )
 
 
 def _done(folder: Folder) -> float:

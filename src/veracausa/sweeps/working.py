@@ -56,13 +56,14 @@ def _tried(bench: _Bench, item: Item, told: Callable[[Item], None]) -> bool:
     with claimed(folder.path, item.id) as mine:
         if not mine or folder.done(item):
             return False
-        asked = bench.asked(item)
+        asked, began = bench.asked(item), time.monotonic()
         try:
             result = asked.run(item.part, folder.pieces(item), bench.memory)
         except Exception as error:
             folder.failed(item, f"{type(error).__name__}: {error}", _name())
             return True
         result.save(folder.shard(item))
+        folder.took(item, time.monotonic() - began, f"{socket.gethostname()}-{os.getpid()}")
         shutil.rmtree(folder.pieces(item), ignore_errors=True)
         told(item)
         return True
