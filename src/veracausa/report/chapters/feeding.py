@@ -10,9 +10,35 @@ from veracausa.report.charts.figures import Figure
 from veracausa.report.pages.discovery_tables import curve_table, rows_of
 from veracausa.report.tables import Column, Table
 from veracausa.scores.scores import Scores
+from veracausa.words import plain, sentence, signed, whole
 
 #: Edges that the chapter lists; the live circuit has more.
 LISTED = 50
+#: f of a circuit that "keeps" the behaviour, in a sentence.
+KEPT = 0.8
+
+
+def sentences(found: Scores, curves: Sequence[Curve]) -> tuple[str, ...]:
+    """The strongest edge by importance, whose sign the drawing has too; the smallest circuit run that keeps most.
+
+    Scores by themselves say effects, of the other sign: not here.
+    """
+    importance, best = found.importance().double(), found.ranking()[0]
+    said = [
+        f"The strongest of {whole(len(found))} edges is {found.units[[best]].names[0]}, importance "
+        f"{signed(float(importance[best]))} (positive supports the behaviour); estimated by {found.method}, not "
+        "verified."
+    ]
+    for curve in curves:
+        enough = [one for one in curve.absolute if one.f >= KEPT]
+        said.append(
+            f"Of the circuits that were run, by |importance|, the smallest that keeps {KEPT:.0%} has "
+            f"{whole(enough[0].edges)} of them (f = {plain(enough[0].f)})."
+            if enough
+            else f"No circuit that was run, by |importance|, keeps {KEPT:.0%}."
+        )
+        said += [sentence(one) for one in curve.signed[0].cautions]
+    return tuple(said)
 
 
 def figures(found: Scores, name: str, curves: Sequence[Curve]) -> list[Figure]:

@@ -260,6 +260,8 @@ def _chapter(finding: Any, name: str, title: str, draw: Draw, lead: str, beside:
 
 def _sentences(finding: Any, beside: Sequence[Any]) -> tuple[str, ...]:
     """What a chapter has to say, that of the findings beside it included."""
+    if isinstance(finding, Scores):
+        return feeding.sentences(finding, *_curves(beside))
     more = [line for one in beside if type(one) not in SILENT
             and BESIDE[type(one)] is type(finding) for line in one.sentences]  # fmt: skip
     return (*finding.sentences, *more)
