@@ -252,3 +252,21 @@ def test_questions_have_links_of_their_own(fresh):
 def test_a_unit_that_was_not_run_says_how_to_run_it(fresh):
     fresh.evaluate("veracausa.store.choose('a9.h99')")
     assert 'vc.exact(lm, task, units=["a9.h99"])' in fresh.locator("#unit").inner_text()
+
+
+def test_the_worst_miss_is_found_in_four_clicks_or_nine_keys(fresh, heads):
+    """Which head does attribution patching get most wrong? By the list, sorted by how far it is off."""
+    if fresh.viewport_size["width"] < 1000:
+        pytest.skip("counted on the wide page")
+    exact, atp = effects(heads.exact)[0], effects(heads.estimates[0])[0]
+    worst = heads.exact.units.names[int(np.abs(atp - exact).argmax())]
+    fresh.locator("#find-parts summary").click()
+    fresh.locator("#finder select").nth(1).select_option("off:atp")
+    fresh.locator("#finder tbody tr").first.click()
+    assert chosen(fresh) == [worst] and fresh.locator("#unit h2").inner_text() == worst
+    fresh.keyboard.press("Escape")
+    fresh.locator("#finder select").nth(1).select_option("")
+    fresh.evaluate("document.activeElement.blur()")
+    for key in ("/", "Tab", "Tab", "ArrowDown", "Tab", "Tab", "Tab", "ArrowDown", "Enter"):
+        fresh.keyboard.press(key)
+    assert chosen(fresh) == [worst]

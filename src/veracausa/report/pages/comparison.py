@@ -18,7 +18,7 @@ from veracausa.report.instrument.laid import laid
 from veracausa.report.instrument.marking import marked
 from veracausa.report.pages.discovery_tables import rows_of
 from veracausa.report.pages.frame import About, framed
-from veracausa.report.pages.library import asset
+from veracausa.report.pages.library import asset, flush
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import SHOWN, Column, Table
 from veracausa.scores.comparison import Compared, Comparison
@@ -82,8 +82,8 @@ def page(found: Comparison) -> str:
             methods=_METHODS,
             reading=_READING,
             cost=0,
-            looks=Markup(asset("instrument.css")),
-            instrument=Markup(bundle()),
+            looks=Markup(flush(asset("instrument.css"))),
+            instrument=Markup(flush(bundle())),
             beside=lambda columns: {"instrument": laid(named, columns)},
         )
     except (TypeError, ValueError) as error:

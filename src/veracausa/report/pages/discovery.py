@@ -28,7 +28,7 @@ from veracausa.report.pages.discovery_tables import (
 )
 from veracausa.report.pages.explain import CIRCUITS, method_of, sign_of
 from veracausa.report.pages.frame import About, framed
-from veracausa.report.pages.library import asset
+from veracausa.report.pages.library import asset, flush
 from veracausa.report.pages.page import save_pictures
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import Table
@@ -111,8 +111,8 @@ class _Page:
             notes=(*found.circuit.notes, *lacking),
             found=found,
             drawn=" ".join(one.sentence for one in self.circuit),
-            instrument=Markup(bundle()),
-            looks=Markup(asset("instrument.css")),
+            instrument=Markup(flush(bundle())),
+            looks=Markup(flush(asset("instrument.css"))),
             beside=lambda columns: {"instrument": discovery_contents(found, columns)},
             selected=selected(found),
             edges=edges,

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from veracausa.report.charts.figures import Figure
 from veracausa.report.charts.theme import DARK, FONT, LIGHT
 from veracausa.report.packing import Columns, shared
-from veracausa.report.pages.library import asset, library
+from veracausa.report.pages.library import asset, flush, library
 from veracausa.report.readable import readable
 from veracausa.report.tables import Table
 from veracausa.words import plain, signed, whole
@@ -51,7 +51,8 @@ def framed(
     names. `beside`: more data for scripts of the page's own, whose columns are kept among the others.
     """
     environment = Environment(
-        loader=FunctionLoader(asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=FunctionLoader(lambda name: flush(asset(name))),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=_shown,
     )  # fmt: skip
     environment.filters |= {"signed": signed, "plain": plain, "whole": whole}
@@ -75,8 +76,8 @@ def framed(
         shown=shown,
         light=_variables(LIGHT),
         dark=_variables(DARK),
-        style=Markup(asset("page.css")),
-        script=Markup(asset("page.js")),
+        style=Markup(flush(asset("page.css"))),
+        script=Markup(flush(asset("page.js"))),
         vega=Markup(library()),
         data=Markup(embed(data)),
     )

@@ -20,7 +20,7 @@ from veracausa.report.pages.asked import Asked, asked
 from veracausa.report.pages.explain import READING, method_of
 from veracausa.report.pages.folding import Folded, folded
 from veracausa.report.pages.frame import framed
-from veracausa.report.pages.library import asset
+from veracausa.report.pages.library import asset, flush
 from veracausa.report.pages.panels import SectionView
 from veracausa.report.readable import readable
 from veracausa.report.tables import Table, steps_table
@@ -111,8 +111,8 @@ def page(study: Study, views: list[SectionView] | None = None) -> str:
         mark=partial(
             marked, units={name for panel in main.panels for name in panel.panel.exact.units.names}, done=set()
         ),
-        instrument=Markup(bundle()),
-        looks=Markup(asset("instrument.css")),
+        instrument=Markup(flush(bundle())),
+        looks=Markup(flush(asset("instrument.css"))),
         beside=lambda columns: {"instrument": contents(views, columns)},
         methods=list(methods.items()),
         reading=READING,
