@@ -142,6 +142,10 @@ def test_exact_scores_and_iterated_ranks(lm, task, tmp_path):
     ranks = vc.discover(lm, task[:4], method="iterated", **OPTIONS)
     assert ranks.stability is None and not {"stderr", "share"} & set(ranks.table())
     assert ranks.receipt is not None and "iterated" in text_of(page(ranks))
+    balanced = vc.discover(lm, task[:4], method="balanced", **OPTIONS)
+    assert balanced.scores.settings["by"] == "balanced" and balanced.scores.values.shape == ranks.scores.values.shape
+    most = Scoring.of(lm, balanced.pairs, "balanced", OPTIONS["edges"], 0).work.tokens()
+    assert 0 < balanced.scores.cost.token_layers <= most
     parts = vc.discover(lm, task[:4], method=vc.Method(path="inputs", nodes=2), **OPTIONS)
     assert parts.asked["method"]["nodes"] == 2
 
