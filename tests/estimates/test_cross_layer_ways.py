@@ -50,6 +50,8 @@ def test_paths_of_a_layer_and_of_single_features(of, how):
 def test_scores_of_a_layer_add_up_to_what_all_of_it_does(baseline):
     lm, naive = case(*CASES[1])
     found = vc.attribute(lm, random_task(), units="features", method="ig", nodes=64, baseline=baseline, **QUIET)
+    how = {"units": "features", "method": "ig", "nodes": 64, "baseline": baseline}
+    assert vc.forecast(vc.attribute, lm, random_task(), measure=False, **how).token_layers == found.cost.token_layers
     both = found.completeness
     torch.testing.assert_close(both.claimed, both.true, rtol=0, atol=1e-3)  # of 4: kinks at 64 Gauss points
     if baseline == "corrupted":
