@@ -185,3 +185,12 @@ def test_label_tells_baselines_apart():
 
     zero = scores([1.0], method="ig", settings={"direction": "noising", "baseline": "zero"})
     assert label(zero) == "ig (zero baseline)" and label(scores([1.0], method="atp")) == "atp"
+
+
+def test_another_estimate_in_the_place_of_exact_effects_is_said(tiny, task_of):
+    lm, task = tiny("llama"), task_of(6, n=2)
+    atp, ig = (vc.attribute(lm, task, method=each, show_progress=False) for each in ("atp", "ig"))
+    found = vc.agreement(ig, atp)
+    assert found.against == "atp, which is an estimate" and "against exact effects" not in repr(found)
+    exact = vc.exact(lm, task, show_progress=False)
+    assert "atp against exact effects" in repr(vc.agreement(atp, exact))

@@ -104,7 +104,11 @@ def test_signs_of_two_directions_and_magnitudes_are_made_one():
     bare = with_gap(replace(noised, signed=False))
     (found,) = (bare | noised).compared
     assert found.meaning == "magnitude" and found.supports == 0
-    np.testing.assert_allclose(found.values[1], noised.mean().abs().numpy() / noised.gap.mean().numpy())
+    np.testing.assert_allclose(found.values[1], noised.values.abs().nanmean(0).numpy() / noised.gap.mean().numpy())
+    signs = torch.tensor([1.0, -1, 1, -1, 1])[:, None]  # that differ by pair
+    mixed = replace(noised, values=noised.values * signs)
+    (found,) = (replace(mixed, values=mixed.values.abs(), signed=False) | mixed).compared
+    assert not found.found.value.any() and not found.differs.any()  # every pair has the same magnitude
 
 
 def test_one_pair_has_no_test():

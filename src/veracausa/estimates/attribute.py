@@ -329,7 +329,7 @@ def attribute(
         nodes: points on the path (ig: 16, eap-ig-activations: 5); `steps` is another word for it.
         grid: "gauss", "trapezoid", "midpoint", "left", "right", "published" (EAP-IG's).
         steps: see `nodes`.
-        seed: of random draws, which are keyed by (seed, example), and of the resample baseline.
+        seed: of random draws, which are keyed by (seed, the pair's place in `task`), and of the resample baseline.
         reference: prompts for the mean and resample baselines (default: the task's own).
         constants: of the optimal baseline (default: learned in this call, with `vc.effects.optimal_constants`'
             defaults).

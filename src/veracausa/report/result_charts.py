@@ -115,7 +115,7 @@ def _agreement(found: Agreement) -> Part:
     titles = None if found.unit == METRIC else ("exact, share of the gap", f"{found.method}, {found.unit}")
     view = against_exact(data, found, frozenset(), _OWN, padded([found.exact, found.estimate]), titles)
     first, *rest = found.describe().splitlines()
-    return Part(f"{found.method} against exact effects", view, data, first, "\n".join(rest))
+    return Part(f"{found.method} against {found.against}", view, data, first, "\n".join(rest))
 
 
 @drawing.register

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: What an estimate is held against.
+EXACT = "exact effects"
+
+
 @dataclass(frozen=True, eq=False)
 class Agreement(Shown):
     """Agreement of an estimate with exact effects; see the module's docstring for the figures.
@@ -45,7 +49,8 @@ class Agreement(Shown):
     estimate, in units of the gap (None if not promised). `intervals`: 95% intervals over the `n` pairs of "r", "slope"
     and "jaccard" (NaN where some unit is in too few pairs, `fewest`; the other figures have none); see
     `statistics.intervals`. `unit`: of the estimate, if it is no effect on the metric; then sizes are not compared
-    (NaN). `cautions`: what to tell with every figure, such as that the gap is inverted.
+    (NaN). `cautions`: what to tell with every figure, such as that the gap is inverted. `against`: what it is held
+    against, in words, if that is another estimate.
     """
 
     method: str
@@ -72,6 +77,7 @@ class Agreement(Shown):
     fewest: int = 1
     unit: str = METRIC
     cautions: tuple[str, ...] = ()
+    against: str = EXACT
 
     @property
     def cost(self) -> None:
@@ -166,8 +172,8 @@ class Agreement(Shown):
         figures = [f"r {number_of(self.r)}{spread}", f"Spearman {number_of(self.spearman)}"]
         figures += [f"slope {number_of(self.slope)}"] if self.signed else []
         said = [
-            f"Over {counted(len(self.names), 'unit')} and {counted(self.n, 'pair')} {self.method} agrees with exact "
-            f"effects with {listed(figures)}; {self.jaccard(top):.2f} is the Jaccard of the {top} strongest."
+            f"Over {counted(len(self.names), 'unit')} and {counted(self.n, 'pair')} {self.method} agrees with "
+            f"{self.against} with {listed(figures)}; {self.jaccard(top):.2f} is the Jaccard of the {top} strongest."
         ]
         if self.signed and self.unit == METRIC:
             wrong = f": {listed(self.wrong_signs[:3])}{', …' * (self.sign_errors > 3)}" if self.sign_errors else ""
@@ -179,7 +185,7 @@ class Agreement(Shown):
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
         header: dict[str, Any] = {name: getattr(self, name) for name in PLAIN}
-        header |= {"names": self.names, "intervals": self.intervals, "cautions": self.cautions}
+        header |= {"names": self.names, "against": self.against, "intervals": self.intervals, "cautions": self.cautions}
         tensors = {name: torch.from_numpy(getattr(self, name)) for name in ("exact", "estimate")}
         return write_tensors(path, FORMAT, header, tensors)
 
@@ -192,7 +198,7 @@ class Agreement(Shown):
         scale = "scores as shares of the gap" if self.unit == METRIC else f"effects against {self.unit}"
         top = strongest_of(len(self.names))
         lines = [
-            f"{self.method} against exact effects · {len(self.names):,} units, {self.n:,} "
+            f"{self.method} against {self.against} · {len(self.names):,} units, {self.n:,} "
             f"pair{'' if self.n == 1 else 's'}, {scale}",
             *self.cautions,
             f"r {self.r:+.3f}{spread}   Spearman {self.spearman:+.3f}   slope {self.slope:+.3f}   "
@@ -240,6 +246,9 @@ def require_top(top: int | None, count: int) -> int:
 
 def agreement(estimate: Scores, exact: Scores) -> Agreement:
     """Compare an estimate with exact effects of the same units, model, task, direction and replacement.
+
+    With another estimate in their place it says so. Magnitudes (`signed` False) are held against |mean effect|, which
+    is below the mean magnitude where an effect's sign differs between pairs.
 
     Units that only one of the two has are left out; both are averaged over examples first.
 
@@ -325,6 +334,7 @@ def agreed(
         fewest=fewest,
         unit=METRIC if sized else estimate.unit,
         cautions=exact.cautions,
+        against=EXACT if exact.method == "exact" else f"{label(exact)}, which is an estimate",
     )
 
 

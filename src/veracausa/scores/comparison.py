@@ -7,7 +7,7 @@ Unit by unit, A the first result and B the second, on one scale (shares of the m
 * rank: 1 is the unit of the largest |value|; a rise from rank 40 to 3 is a change of +37.
 
 Effects of one direction are compared as they are. Of a noising and a denoising result *importances* are (−E of noising,
-+E of denoising: positive supports), and where one has magnitudes only, magnitudes.
++E of denoising: positive supports), and where one has magnitudes only, means over pairs of |E|.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Compared:
         if self.meaning == "importance" and scores.direction == "noising":
             values = -values
         if self.meaning == "magnitude":
-            values = values * torch.where(values.nanmean(0) < 0, -1.0, 1.0)
+            values = values.abs()
         if self.shares:
             figures, parts = ratios(values, scores.gap)[0], influences(values, scores.gap)
         else:
@@ -161,7 +161,7 @@ class Compared:
             return f"no test: {self._untested()}"
         if self.paired:
             return f"paired over the same {n:,} pairs, Student’s test, Holm’s correction over all units"
-        return f"unpaired, {n:,} pairs against {m:,} others, Welch’s test, Holm’s correction over all units"
+        return f"unpaired, {n:,} pairs against {m:,}, Welch’s test, Holm’s correction over all units"
 
     def _untested(self) -> str:
         """Why no difference has a p."""
@@ -275,7 +275,10 @@ class Comparison(Paged):
         """What differs in how they were made, in words; that nothing does."""
         said = [f"{what}: {one} in A, {other} in B." for what, one, other in self.mismatches]
         if not all(one.paired for one in self.compared):
-            said.append("The pairs are not the same, so that differences between pairs count as chance.")
+            said.append(
+                "The pairs are not the same, or not in the same order, so that differences between pairs count as "
+                "chance; the same pairs in the same order would tell smaller differences."
+            )
         return (*(said or ["Both were made alike: headers do not differ."]), *self.left)
 
     @property

@@ -73,6 +73,7 @@ def load_agreement(path: str | Path) -> Agreement:
             exact=tensors["exact"].numpy(),
             estimate=tensors["estimate"].numpy(),
             intervals={name: (low, high) for name, (low, high) in found["intervals"].items()},
+            against=text(found.get("against", agreements.EXACT)),  # not in files of the first days
             **parts,
         )
 

@@ -135,11 +135,13 @@ def test_a_balanced_round_keeps_what_has_f_nearest_to_1(tiny, task_of):
         tried[weight] = vc.faithfulness(lm, task, circuit, show_progress=False).f
         return tried[weight]
 
-    weight = balanced(BEGIN, f_of)
+    weight, f = balanced(BEGIN, f_of)
+    assert f == tried[weight]
     assert 1 < len(tried) <= TRIES and tried[weight] == min(tried.values(), key=lambda f: abs(1 - f))
     assert abs(1 - tried[weight]) < abs(1 - tried[BEGIN])
     scores = run(lm, task, rounds=1, smallest=n, by="balanced")
     assert set(scores.units[scores.ranking()[:n]].names) == set(kept(weight))
+    assert any(f"{f:.2f} of {n} edges" in note for note in scores.notes)
     planned = iterate.work(lm, task, rounds=1, smallest=n, points=1, by="balanced").tokens()
     least = iterate.work(lm, task, rounds=1, smallest=n, points=1).tokens()
     assert 0.5 * least < scores.cost.token_layers <= planned
@@ -158,7 +160,7 @@ def test_a_balanced_round_keeps_what_has_f_nearest_to_1(tiny, task_of):
 )
 def test_the_weight_is_where_f_is_1(f_of, weight):
     """1e-6: a line is met by its secant; where f cannot be 1 the last weight is an end."""
-    assert balanced(0.0, f_of) == pytest.approx(weight, abs=1e-6)
+    assert balanced(0.0, f_of) == pytest.approx((weight, f_of(weight)), abs=1e-6)
 
 
 def test_balance_is_of_the_metric(tiny, task_of):

@@ -5,8 +5,9 @@ behaviour. Between the two lie rankings by
 
     |s| · (1 + λ · sign s)        λ = 0: |score|, λ = 1: importance, λ = −1: only what works against it
 
-and a round of iterated selection takes the λ with which the circuit that it leaves, when it is run, has f nearest to 1:
-of a few circuits, from the λ of the round before on, along the secant. This balances means over pairs, no single pair.
+and a round of iterated selection takes the λ with which the circuit that it leaves, when it is run, has f nearest to 1
+(there may be none with f = 1): of a few circuits, from the λ of the round before on, along the secant. This balances
+means over pairs, no single pair.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ def strength(own: Float[np.ndarray, " edges"], weight: float) -> Float[np.ndarra
     return np.abs(own) * (1 + weight * np.sign(own))
 
 
-def balanced(begin: float, f_of: Callable[[float], float], tries: int = TRIES) -> float:
-    """The λ whose circuit has f nearest to 1, of at most `tries` that are run; `f_of`: of the circuit of a λ.
+def balanced(begin: float, f_of: Callable[[float], float], tries: int = TRIES) -> tuple[float, float]:
+    """(λ, f) of the circuit whose f is nearest to 1, of at most `tries` that are run; `f_of`: of the circuit of a λ.
 
     Raises:
         NumericsError: a circuit's f is NaN or infinity.
 
     >>> balanced(0.0, lambda weight: 0.8 + 0.5 * weight)
-    0.4
+    (0.4, 1.0)
     """
     tried: list[tuple[float, float]] = []
     weight, rate = begin, _RATE
@@ -56,4 +57,4 @@ def balanced(begin: float, f_of: Callable[[float], float], tries: int = TRIES) -
         weight = float(np.clip(weight + (1 - f) / rate, -1, 1))
         if abs(1 - f) < NEAR or abs(weight - tried[-1][0]) < _LEAST:
             break
-    return min(tried, key=lambda one: abs(one[1] - 1))[0]
+    return min(tried, key=lambda one: abs(one[1] - 1))

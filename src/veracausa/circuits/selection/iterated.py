@@ -10,8 +10,8 @@ circuit's edges first and behind them those that left it last, so at larger size
 scored there.
 
 `by="balanced"` weighs edges that work against the behaviour in every round so that the circuit that is left, when it is
-run, has f = 1 (`balancing`), and needs no scores behind the last round. From 8 pairs on two halves
-of them take turns: a round scores on one and runs its circuits on the other, which did not choose them.
+run, has f as near to 1 as a few tries bring it (`balancing`), and needs no scores behind the last round. From 8 pairs
+on two halves of them take turns: a round scores on one and runs its circuits on the other, which did not choose them.
 
 The defaults are what held on six tasks (docs/results/circuits.md): by |gradient|, 5 rounds of 3 points; balanced, 7
 rounds of 2.
@@ -48,6 +48,7 @@ from veracausa.scores.scores import Scores, assemble
 from veracausa.tasks.measurement import Measurement
 from veracausa.units.edges import Edges
 from veracausa.units.resolve import all_edges
+from veracausa.words import counted, listed
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 RANKED_BY = {
     "abs_mean": "what matters least",
     "importance": "what helps least or hurts most",
-    "balanced": "what matters least, with what hurts weighed so that f of the rest is 1",
+    "balanced": "what matters least, with what hurts weighed so that f of the rest is near 1",
 }
 #: Defaults: rounds and points; of balanced ones.
 USUAL, BALANCED = (5, 3), (7, 2)
@@ -135,7 +136,7 @@ class IterateWork:
         ):
             recorded = [record(self.lm, one, call.cost) for one in self.turns]
             with attention_function(self.lm.decoder, SUFFIX):
-                ranking, back = self._ranking(recorded, call.tick)
+                ranking, back, reached = self._ranking(recorded, call.tick)
         value = np.empty(len(self.edges))
         value[ranking] = 1 - (np.arange(len(value)) + 0.5) / len(value)
         return assemble(
@@ -156,12 +157,13 @@ class IterateWork:
             notes=(
                 "ranks, the last edge dropped highest; one ranking for all pairs, so no error is known",
                 *([f"edges that returned: {back:,}"] if self.returns else []),
+                *([f"f of each round's circuit, where it was judged: {listed(reached)}"] if reached else []),
             ),
         )
 
-    def _ranking(self, recorded: list[Recorded], tick: Tick) -> tuple[np.ndarray, int]:
-        """All edges, the strongest first; and how many returned on the way."""
-        edges, back, weight = self.edges, 0, BEGIN
+    def _ranking(self, recorded: list[Recorded], tick: Tick) -> tuple[np.ndarray, int, list[str]]:
+        """All edges, the strongest first; how many returned on the way; of balanced circuits f and size."""
+        edges, back, weight, reached = self.edges, 0, BEGIN, list[str]()
         kept = ranking = np.arange(len(edges))
         for number, size in enumerate(self.sizes):
             scored, judged = (recorded[turn % len(recorded)] for turn in (number, number + 1))
@@ -171,14 +173,15 @@ class IterateWork:
                 own = _scores(scored, edges, kept, self.points, self.loss, tick)
             among = np.arange(len(edges)) if self.returns and size < len(kept) else kept
             if self.balanced:
-                weight = balanced(weight, partial(self._f, judged, own, among, size))
+                weight, f = balanced(weight, partial(self._f, judged, own, among, size))
+                reached.append(f"{f:.2f} of {counted(size, 'edge')}")
             chosen = self._strongest(own, among, weight)[:size]
             left = np.setdiff1d(kept, chosen)
             before = ranking[~np.isin(ranking, np.concatenate([chosen, left]))]
             ranking = np.concatenate([chosen, self._strongest(own, left, weight), before])
             back += len(np.setdiff1d(chosen, kept))
             kept = np.sort(chosen)
-        return ranking, back
+        return ranking, back, reached
 
     def _f(self, recorded: Recorded, own: np.ndarray, among: np.ndarray, size: int, weight: float) -> float:
         """f of the circuit of the strongest edges, with this weight."""
@@ -218,7 +221,8 @@ def iterate(
             ranked by its last scores.
         points: gradients per round, averaged from the circuit's state towards the ablated one (None: 3; balanced: 2).
         by: "abs_mean" drops what matters least; "importance" what helps least or hurts most, so that f overshoots;
-            "balanced" weighs what hurts, in every round anew, so that f of the circuit that is left is 1.
+            "balanced" weighs what hurts, in every round anew, so that f of the circuit that is left comes near 1; the
+            notes say what it reached.
         loss: what edges are kept for: "metric" (M, so that edges which hold it back go first) or "kl" (small KL
             from the clean output, so that these stay where the model needs them; 0 and flat at the whole graph, so it
             takes several points, or a start).
