@@ -53,6 +53,10 @@ class FileError(VeracausaError):
     """A file is missing, damaged, cut short, or not one of ours."""
 
 
+class VersionError(FileError):
+    """A result in a form that this version of veracausa does not read."""
+
+
 class DownloadError(VeracausaError):
     """A package or model could not be fetched, or its checksum is wrong."""
 

@@ -8,7 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from veracausa.errors import FileError
+from veracausa.errors import FileError, VersionError
 from veracausa.storage.files import at, format_of
 
 #: What a file's header says it is → "module:reader".
@@ -70,7 +70,8 @@ def open(path: str | Path) -> Any:
     """Read any result that `save` wrote: scores, a receipt, a circuit, a task, the folder of a discovery or study, …
 
     Raises:
-        FileError: there is nothing, it is damaged or cut short, or no result of veracausa's.
+        FileError: there is nothing, it is damaged or cut short, or no result of veracausa's. VersionError: this version
+            does not read its form.
 
     >>> vc.open("scores.safetensors").top(5)
     >>> vc.open("out/discovery").circuit
@@ -78,10 +79,10 @@ def open(path: str | Path) -> Any:
     path = at(path)
     kind = (kind_of_folder(path) or "a discovery's folder") if os.path.isdir(path) else format_of(path)
     if kind not in READERS:
-        raise FileError(
-            f"{path} is no result that this version of veracausa reads"
-            + (f": its header says {kind!r}. Was it written by another version?" if kind else ": it has no header.")
-        )
+        said = f"{path} is no result that this version of veracausa reads"
+        if kind:
+            raise VersionError(f"{said}: its header says {kind!r}. Was it written by another version?")
+        raise FileError(f"{said}: it has no header.")
     module, _, reader = READERS[kind].partition(":")
     return attrgetter(reader)(import_module(f"veracausa.{module}"))(path)
 

@@ -16,6 +16,7 @@ import veracausa as vc
 from veracausa.report.chapters.registry import chapters
 from veracausa.report.charts.figures import Figure
 from veracausa.scores.agreement import strongest_of
+from veracausa.storage.files import write_tensors
 from veracausa.studies import questions
 from veracausa.studies.levels import LEVELS
 from veracausa.studies.results import Failure, Panel
@@ -210,3 +211,17 @@ def study_of_one(tiny, task_of):
 
     make.made = make()
     return make
+
+
+def test_a_finding_of_another_version_costs_nothing_else(study_of_one, tmp_path, no_pictures):
+    study = study_of_one.made
+    study.save(tmp_path)
+    other = sorted((tmp_path / "findings").iterdir())[0]
+    write_tensors(other, "veracausa-something-0", {}, {"x": torch.zeros(1)})
+    back = vc.open(tmp_path)
+    [failure] = [one for one in back.sections[0].findings if isinstance(one, Failure)]
+    assert failure.title == f"Not read: {other.stem}" and "'veracausa-something-0'" in failure.sentence
+    assert len(back.sections[0].findings) == len(study.sections[0].findings)
+    other.write_bytes(other.read_bytes()[:-1])  # damage is no other version
+    with pytest.raises(vc.errors.FileError, match="damaged"):
+        vc.open(tmp_path)

@@ -14,7 +14,7 @@ import torch
 
 from veracausa.cost import Step
 from veracausa.doors import through
-from veracausa.errors import FileError
+from veracausa.errors import FileError, VersionError
 from veracausa.scores.files import kind_of_units, load_scores
 from veracausa.storage.files import at, read_json, write_json
 from veracausa.storage.schema import MODEL, many, maybe, number, one_of, plain, reading, record, text, whole
@@ -86,7 +86,8 @@ def load_study(folder: str | Path) -> Study:
     """Read a study that `Study.save` wrote; no model is needed.
 
     Raises:
-        FileError: no such folder, no study, or a damaged or missing file.
+        FileError: no such folder, no study, or a damaged or missing file. A finding in the form of another version is a
+            `Failure` in its place, which says so.
 
     >>> vc.open("out/").summary
     """
@@ -139,7 +140,12 @@ def _read_panel(told: dict[str, Any], folder: Path) -> Panel:
 def _read_finding(told: Any, folder: Path) -> Any:
     if isinstance(told, dict):
         return Failure(text(told["title"]), text(told["sentence"]))
-    return through("Study.finding", _inside(folder / FINDINGS, text(told).removesuffix(".safetensors")))
+    name = text(told).removesuffix(".safetensors")
+    path = _inside(folder / FINDINGS, name)
+    try:
+        return through("Study.finding", path)
+    except VersionError as error:  # of another version: all else of the study is there
+        return Failure(f"Not read: {name}", str(error))
 
 
 def _inside(folder: Path, name: str) -> Path:
