@@ -42,6 +42,7 @@ def numbers(scores, table):
     return scores.values[0], torch.tensor([table[name] for name in scores.units.names], dtype=torch.float64)
 
 
+@pytest.mark.cases(2)
 def test_graphs_hold_the_same_edges_and_effects_are_theirs(both):
     lm, task, by_hand = both
     scores = vc.exact(lm, task, units="edges", **QUIET)
@@ -161,6 +162,7 @@ def test_paths_of_mixers_that_cannot_be(task_of):
             vc.exact(lm, task_of(6), units=[path], **QUIET)
 
 
+@pytest.mark.cases(2)
 def test_circuits_are_found_kept_and_drawn(both, tmp_path):
     lm, task, by_hand = both
     scores = vc.attribute(lm, task, units="edges", method="eap", **QUIET)

@@ -491,6 +491,7 @@ def test_every_flag_that_a_text_names_exists():
     others = {"--help", "--task"} | {  # of pip and uv
         "--quiet", "--no-deps", "--only-binary", "--require-hashes", "--no-input", "--dest", "--python", "--target",
         "--hash",
+        "--array", "--wrap", "--nproc-per-node", "--no-python",  # of Slurm and torchrun
     }  # fmt: skip
     named = {
         (flag, path.name)

@@ -142,6 +142,7 @@ def test_an_interrupted_attack_goes_on(tiny, task, found, saved, tmp_path):
 SLOWLY = [pytest.param(one, marks=pytest.mark.slow) for one in ("resample", "mean")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", ["zero", *SLOWLY])
 def test_further_evaluations_keep_it_under_any_ablation(lm, saved, task_of, tmp_path, ablation):
     """Asked again, kept parts are read though the run without edges is not the corrupted one."""

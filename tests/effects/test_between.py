@@ -91,6 +91,7 @@ def test_all_parts_are_the_stream_there(family):
             assert added.values[i].sum() == pytest.approx(wanted, abs=1e-9)  # 24 Gauss nodes leave 3e-4, 96 nothing
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES[:4], fast=("llama", "gemma2")))
 @pytest.mark.parametrize(("up", "down"), [("r1.mid", "r2"), ("r1", "r1.mid"), ("r0.mid", "r2.mid"), ("a1", "r1.mid"),
                                           ("r1.mid", "m1"), ("r1.mid", "a2")])  # fmt: skip

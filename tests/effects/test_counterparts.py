@@ -154,6 +154,7 @@ def test_pairs_of_one_length_have_the_numbers_that_they_have_alone(tiny, align):
     assert torch.equal(measured.corrupted[[1, 4, 6]], bare.corrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("align", ALIGN)
 def test_chunks_forecasts_and_interrupted_calls(tiny, align, tmp_path):

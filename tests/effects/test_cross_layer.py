@@ -166,6 +166,7 @@ def edges_of(lm, task, own):
     return {name.format(**of): (filled(a), filled(b), *more) for name, (a, b, *more) in EDGES.items()}
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("family", "reads", "post"), CASES)
 def test_edges_are_hooked_runs(family, reads, post):
     """Exact ones, and their estimates by slopes (central differences of step h err by h²) and by runs."""

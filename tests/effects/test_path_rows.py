@@ -250,6 +250,7 @@ def test_lower_precision(tiny, task_of, dtype):
     assert (paths.values - edges.values).abs().max() / size < (1e-5 if dtype == torch.float32 else 0.05)
 
 
+@pytest.mark.slow
 def test_what_it_costs_is_forecast(tiny, task_of):
     for family in FEW:
         lm, task = tiny(family), task_of((6, 8), n=3)

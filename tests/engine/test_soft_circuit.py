@@ -61,6 +61,7 @@ def test_the_gradient_at_1_is_minus_eap(ready, agree):
     agree(-slope[scores.units.reader, scores.units.writer], scores.values.sum(0), scores.gap)
 
 
+@pytest.mark.cases(6)
 def test_elsewhere_it_is_the_slope(ready, agree):
     """1e-6 of the gap: a central difference with step 1e-5."""
     lm, task, circuit, rows = ready

@@ -45,6 +45,7 @@ def test_what_a_feature_does_is_known(toy):
         assert fall == pytest.approx(float(w[a] @ (w[a] - w[b])), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_trained_dictionary_finds_them(toy):
     lm, truth = toy
     dic = vc.fitting.train(lm, truth.prompts(3000), SITE, features=32, k=5, steps=1500, rate=5e-3, show_progress=False)

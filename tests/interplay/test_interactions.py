@@ -180,6 +180,7 @@ def test_what_is_counted_beforehand_is_what_is_run():
     assert vc.interactions.work(lm, task, "neurons:0", ["m2.n1"]).chosen == "reverse"
 
 
+@pytest.mark.slow
 def test_a_model_without_products_forward_is_read_backward():
     hf, lm, task = asked("bloom")
     (source, of), (reader, by) = groups(lm, "heads:0"), groups(lm, "neurons:2")

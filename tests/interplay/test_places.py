@@ -47,6 +47,7 @@ def close(ours, theirs):
     assert torch.allclose(ours, theirs, atol=1e-9 * float(theirs.abs().max()))
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(("family", "how", "spans"), [
     ("llama", {"method": "exact"}, STAY), ("gemma2", {"method": "exact"}, MOVED), ("gemma2", {"mode": "forward"}, STAY),
     ("gpt2", {"mode": "reverse"}, MOVED),

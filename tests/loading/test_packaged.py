@@ -301,6 +301,7 @@ def test_two_at_once_convert_once(tiny, tmp_path):
     assert len(calls) == 1 and results == [tmp_path / "models" / "tiny"] * 3
 
 
+@pytest.mark.slow
 def test_without_locks_the_first_rename_wins(tiny, tmp_path):
     winner, _ = converted("tiny", tmp_path / "other", lambda _: tiny, announce="converting", title="tiny")
 

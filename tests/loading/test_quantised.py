@@ -73,6 +73,7 @@ def test_packed_weights_give_the_numbers_of_plain_ones(task_of, agree, family):
         agree(call(lm, task), call(plain, task), plain.measure(task).gap)
 
 
+@pytest.mark.slow
 def test_where_no_gradient_passes_exact_effects_alone_are_given(task_of, agree):
     """Estimates would miss what goes through such a map: the stream's gradient passes beside it, and looks whole."""
     hf, task = replaced(tiny_models.make("llama", seed=1), Closed), task_of(6)

@@ -60,6 +60,7 @@ def test_a_forecast_is_within_a_fifth_of_the_peak(lm, name):
     assert said.weights == sum(one.nbytes for one in lm.hf.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "ceap"])
 def test_edges_of_long_prompts_fit_where_all_that_writers_add_does_not(tiny, agree, method):
@@ -77,6 +78,7 @@ def test_edges_of_long_prompts_fit_where_all_that_writers_add_does_not(tiny, agr
     agree(found.values, whole.values, whole.gap, 1e-4)  # float32
 
 
+@pytest.mark.slow
 def test_circuits_of_long_prompts_fit_where_all_that_writers_add_does_not(tiny, agree):
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "head_dim": 4}
     lm = tiny("llama", dtype=torch.float32, **sizes, num_attention_heads=16, num_key_value_heads=2)

@@ -14,6 +14,7 @@ LEVEL = LEVELS["quick"].but(prompts=0, explained=1)
 CHAIN = ["heads:0", "heads:1", "neurons:2"]
 
 
+@pytest.mark.slow
 def test_a_chain_has_its_chapter(tiny, task_of, tmp_path, monkeypatch):
     lm, task = tiny("llama", dtype=torch.float32), task_of(6, n=4)
     found = study(lm, task, level=LEVEL, interactions=CHAIN, out=tmp_path / "out", **QUIET)

@@ -192,6 +192,7 @@ def test_a_receipt_that_takes_no_long_is_one_item(there, asked, tmp_path):
     same(done[0], judged(*asked, JUDGED[0]))
 
 
+@pytest.mark.slow
 def test_what_waits_for_an_estimate_that_is_set_aside_is_not_tried(there, tmp_path, monkeypatch):
     run = working.Asked.run
 

@@ -209,11 +209,11 @@ def _convert(gguf: Path, folder: Path, title: str) -> str:
     with quiet_transformers(), without_collector(), _no_bars():
         with read_once():
             tokenizer, model = _taken(gguf, title)
-        gc.collect()
+        gc.collect(0)  # all that was made since collecting was paused
         own = _Read.of(model)
         _write(model, folder)
         del model
-        gc.collect()
+        gc.collect(0)  # all that was made since collecting was paused
         tokenizer.save_pretrained(folder)
         compact = folder / "tokenizer.json"
         if compact.exists():  # without the indentation a large vocabulary loads a good deal faster

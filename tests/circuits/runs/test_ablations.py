@@ -96,6 +96,7 @@ def test_nothing_to_resample_from(tiny, task_of):
         run(tiny("llama"), task_of(6, n=1), some_masks(tiny("llama")), ablation="resample")
 
 
+@pytest.mark.slow
 def test_optimal_constants_lower_the_loss(tiny, task_of, agree):
     lm, task = tiny("gpt2"), task_of((5, 7), n=6)
     masks = some_masks(lm)[1:2]

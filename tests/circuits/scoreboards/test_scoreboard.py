@@ -102,6 +102,7 @@ def test_seeds_are_compared_and_pairs_that_were_scored_are_told(asked):
         found.best("nope")
 
 
+@pytest.mark.slow
 def test_an_interrupted_board_goes_on(asked, tmp_path, monkeypatch):
     """What was finished is read, and the board so far lies in the folder."""
     lm, task, _, rankings = asked

@@ -52,6 +52,7 @@ def test_the_strongest_are_nodes_where_there_may_be_few(laid):
         torch.testing.assert_close(few.values[:, i], every.values[:, ends.index(edge)], rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_killed_call_goes_on(laid, tmp_path, monkeypatch):
     """Killed after some slopes: the second call takes the others alone, and gives what an undisturbed one gives."""
     lm, task = laid

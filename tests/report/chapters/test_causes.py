@@ -16,6 +16,7 @@ def rows_of(part):
     return [row for rows in part.data.values() for row in rows]
 
 
+@pytest.mark.cases(1)
 def test_figures_are_drawn_and_say_what_they_show(found):
     made = figures(found, "tiny")
     assert [figure.name for figure in made] == ["tiny-methods", "tiny-differences", "tiny-shapley"]
