@@ -101,7 +101,7 @@ class Reads:
         """
         decoder, waiting = self.decoder, iter(found)
         exact = torch.promote_types(state.residual[-1].dtype, torch.float32)
-        sums = RowSums.apart(state.residual[-1].to(exact)) if sums is None else sums
+        sums = RowSums.apart(len(state.residual[-1]), state.residual[-1].device) if sums is None else sums
         for layer, block in enumerate(decoder.blocks):
             at = decoder.graph.block(layer)
             if (layer, False) >= since and at.count:

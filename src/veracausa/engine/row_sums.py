@@ -25,9 +25,9 @@ class RowSums:
     count: int
 
     @classmethod
-    def apart(cls, like: Float[Tensor, "rows ..."]) -> RowSums:
+    def apart(cls, rows: int, device: torch.device) -> RowSums:
         """No sums: every row has its own place."""
-        return cls(torch.arange(len(like), device=like.device), like.new_ones(len(like)), len(like))
+        return cls(torch.arange(rows, device=device), torch.ones(rows, device=device), rows)
 
     def of_first(self, rows: int) -> RowSums:
         """Those of the first so many rows, which are all rows of their places."""

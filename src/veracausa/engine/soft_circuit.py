@@ -51,14 +51,13 @@ class SoftCircuit:
             if at.count:
                 seen = mixed(at.attention.start, at.attention.stop - at.attention.start, stream)
                 heads = [self._written(part, seen, stream, rows) for part in block.mixers]
-            if not block.parallel:
-                for one in heads:
-                    written.put(one)
-            mlp = list[Tensor]()
+            before, behind = ([], heads) if block.parallel else (heads, [])  # what the block's MLP sees, or does not
+            for one in before:
+                written.put(one)
             if block.has_mlp:
                 seen = mixed(at.mlp_reader.start, 1, ablated.middle(layer, rows))[0]
-                mlp = [ablated.mlp_change(layer, block.run_mlp(block.mlp_norm(seen)), rows)[None]]
-            for one in [*(heads if block.parallel else []), *mlp]:
+                behind = [*behind, ablated.mlp_change(layer, block.run_mlp(block.mlp_norm(seen)), rows)[None]]
+            for one in behind:
                 written.put(one)
         return mixed(graph.readers - 1, 1, ablated.stream(decoder.layers, rows))[0, :, -self.tape.tail :]
 

@@ -235,11 +235,12 @@ class EdgeSums(Sums):
         drawn = None if self.squares is None else self.values.new_zeros(len(example), len(self.units))
         for at in self.stretches(len(example), len(mine)):
             changes, there, told = self.changes_at(at, own), at.state(state), [*map(at.cut, found)]
-            for reader, total in self._reads.gradients(there, told, sums=sums):
-                self._put(reader, self.products.of(reader, changes, total), mine, torch.ones_like(mine), at)
-            if drawn is not None:
-                for reader, g in self._reads.gradients(there, told):
+            for reader, g in self._reads.gradients(there, told, sums=sums if drawn is None else None):
+                total = g
+                if drawn is not None:
                     self._add_rows(drawn, reader, changes, g, row, at)
+                    total = sums.summed(sums.weighted(g.transpose(0, 1))).transpose(0, 1)
+                self._put(reader, self.products.of(reader, changes, total), mine, torch.ones_like(mine), at)
         if drawn is not None and self.squares is not None:
             for i, one in enumerate(mine.tolist()):
                 self.squares[one] += drawn[row == i].square().sum(0)
