@@ -2,9 +2,10 @@
 
 ACDC (2304.14997) begins with the strongest edges by `eap-ig` and drops every edge whose removal raises the mean KL by
 less than τ, in several orders: readers from the logits backwards (of each the latest, or the earliest, writer first),
-all edges in a random order, or the estimate's weakest first. Beside each circuit: `eap-ig` and iterated selection at
-the same number of edges, dead ends dropped. Judged on held-out pairs. Every row is written to OUT as soon as it is
-known; ACDC's own decisions are kept there, so that a killed run goes on. The price is forecast before anything is run.
+all edges in a random order, or the estimate's weakest first. Beside each circuit: `eap-ig`, iterated and balanced
+selection at the same number of edges, dead ends dropped; iterated and balanced selection also from MORE other pairs,
+which ACDC's price pays for. Judged on held-out pairs. Every row is written to OUT as soon as it is known; ACDC's own
+decisions are kept there, so that a killed run goes on. The price is forecast before anything is run.
 
     python benchmarks/acdc.py --out out/acdc
     python benchmarks/acdc.py --edges 8000 --pairs 32 --held-out 32 --seeds 5 --device cuda --out out/acdc   # a GPU
@@ -14,8 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from common import header, table
 
 import veracausa as vc
 
+#: Options that a row depends on.
+ASKED = ("model", "task", "edges", "tau", "pairs", "held_out", "more", "device")
 QUIET = {"show_progress": False}
 
 
@@ -43,10 +45,20 @@ def of_size(scores: vc.Scores, size: int) -> vc.Circuit:
     return vc.select(scores, n=low, how="abs")
 
 
-def timed(run: Callable[[], object]) -> tuple[object, float]:
-    """What a call gives, and its seconds."""
-    began = time.perf_counter()
-    return run(), time.perf_counter() - began
+def ranked(lm: vc.Model, task: vc.Task, more: vc.Task | None, given: argparse.Namespace) -> dict[str, vc.Scores]:
+    """Name → all edges ranked on the pairs that ACDC has, or on others and more of them; kept in a file each."""
+    ways = {"eap-ig": partial(vc.attribute, lm, task, units="edges", method="eap-ig")}
+    for pairs, told in ((task, ""), (more, f", {given.more} pairs")):
+        if pairs is not None:
+            ways[f"iterated{told}"] = partial(vc.circuits.iterate, lm, pairs)
+            ways[f"balanced{told}"] = partial(vc.circuits.iterate, lm, pairs, by="balanced")
+    found = {}
+    for name, score in ways.items():
+        path = given.out / f"{given.model}-{given.task}-{name}-{given.pairs}-{given.held_out}.safetensors"
+        if not path.exists():
+            score(**QUIET).save(path)
+        found[name] = vc.open(path)
+    return found
 
 
 class Rows:
@@ -95,6 +107,7 @@ def main() -> None:
     parser.add_argument("--tau", type=float, default=0.002, help="nats of mean KL")
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--held-out", type=int, default=12)
+    parser.add_argument("--more", type=int, default=0, help="pairs that iterated and balanced selection get besides")
     parser.add_argument("--seeds", type=int, default=2, help="of random orders")
     parser.add_argument("--only", default="", help="orders, separated by commas")
     parser.add_argument("--device", default="cpu")
@@ -102,21 +115,18 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     lm = vc.load(given.model, device=given.device)
-    every = vc.tasks.build(given.task, lm, n=given.pairs + given.held_out)
-    tasks = every[: given.pairs], every[given.pairs :]
-    asked = {name: getattr(given, name) for name in ("model", "task", "edges", "tau", "pairs", "held_out", "device")}
+    every = vc.tasks.build(given.task, lm, n=given.pairs + given.held_out + given.more)
+    tasks = every[: given.pairs], every[given.pairs :][: given.held_out]
+    asked = {name: getattr(given, name) for name in ASKED}
     rows = Rows(given.out / "acdc.jsonl", asked)
-    rankings: dict[str, tuple[vc.Scores, float]] = {
-        "eap-ig": timed(lambda: vc.attribute(lm, tasks[0], units="edges", method="eap-ig", **QUIET)),
-        "iterated": timed(lambda: vc.circuits.iterate(lm, tasks[0], **QUIET)),
-    }  # type: ignore[assignment]
-    start = vc.select(rankings["eap-ig"][0], n=given.edges, how="abs")
+    rankings = ranked(lm, tasks[0], every[given.pairs + given.held_out :] if given.more else None, given)
+    start = vc.select(rankings["eap-ig"], n=given.edges, how="abs")
     print(vc.forecast(vc.circuits.acdc, lm, tasks[0], tau=given.tau, start=start), flush=True)
     if not rows.has("start"):
         rows.put(way="start", **judged(lm, tasks, start))
     found = {}
     for way, options in orders(given.seeds).items():
-        path = given.out / f"{given.task}-{way}-{len(start)}-{given.pairs}-{given.tau:g}.json"
+        path = given.out / f"{given.model}-{given.task}-{way}-{len(start)}-{given.pairs}-{given.tau:g}.json"
         if given.only and way not in given.only.split(",") and not path.exists():
             continue
         if not path.exists():
@@ -127,9 +137,9 @@ def main() -> None:
             continue
         spent = {"token-layers": circuit.cost.token_layers, "seconds": circuit.cost.seconds}
         rows.put(way=way, **judged(lm, tasks, circuit), **spent)
-        for name, (scores, seconds) in rankings.items():
+        for name, scores in rankings.items():
             same = of_size(scores, len(circuit))
-            spent = {"token-layers": scores.cost.token_layers, "seconds": seconds}
+            spent = {"token-layers": scores.cost.token_layers, "seconds": scores.cost.seconds}
             rows.put(way=f"{name} beside {way}", **judged(lm, tasks, same), **spent)
     report(rows, found)
 

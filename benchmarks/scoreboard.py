@@ -2,14 +2,16 @@
 
 Every ranking is scored on some pairs and judged on others by `vc.circuits.scoreboard`: areas of f in which overshoot
 earns nothing, what flips the answers, how much an adversary needs, what the circuit does to the other tasks, stability
-and price. Scores, pieces and the board so far are kept in OUT as they end, so that a time limit loses nothing: run it
-again to go on. Further rankings are added by name in `RANKINGS`; "matryoshka+" and "adversarial+" are learned from the
-iterated ranking on. What learns is dear (140 forward passes of the scored pairs, "edge-pruning" 1,380), and not among
-the usual ones.
+and price. With several draws all this is done anew with other pairs, to be scored and to be judged on, and means over
+draws and tasks are told with errors over draws and over pairs. Scores, pieces and the board so far are kept in OUT as
+they end, so that a time limit loses nothing: run it again to go on. Further rankings are added by name in `RANKINGS`;
+"matryoshka+" and "adversarial+" are learned from the iterated ranking on. What learns is dear (140 forward passes of
+the scored pairs, "edge-pruning" 1,380), and not among the usual ones.
 
     python benchmarks/scoreboard.py --model smollm2-135m --out out/scoreboard
     python benchmarks/scoreboard.py --tasks ioi --rankings eap-ig,iterated --pairs 16 --held-out 32 --out out/scoreboard
     python benchmarks/scoreboard.py --judge ioi --rankings iterated,matryoshka+ --out out/scoreboard
+    python benchmarks/scoreboard.py --rankings iterated,balanced --parts curve --pairs 16 --draws 0 1 2 --out out/draws
     python benchmarks/scoreboard.py --collect out/scoreboard        # the tables as Markdown, without running anything
 """
 
@@ -22,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from common import TASKS, header, table
 
@@ -73,6 +76,8 @@ RANKINGS: dict[str, Callable[[vc.Model, Task, int, Any], vc.Scores]] = {
 #: Those that learn, for one size; their scores depend on the seed.
 LEARNED = {"learned", "matryoshka", "matryoshka+", "adversarial", "adversarial+", "edge-pruning", "ugs"}
 SEEDED = {*LEARNED, "random"}
+#: Columns whose means over draws and tasks are told.
+MEANT = ("CMD log", "bounded", "price")
 #: Those that are judged where none are named.
 USUAL = ("eap", "eap-ig", "iterated", "random")
 
@@ -82,16 +87,17 @@ def scores_of(lm: vc.Model, task: Task, name: str, given: Any) -> list[vc.Scores
     found = []
     for seed in range(given.seeds if name in SEEDED else 1):
         own = f"{given.steps}-{given.size:g}" if name in LEARNED else str(given.steps)
-        path = given.out / f"{given.model}-{task.name}-{name}-{len(task)}-{seed}-{own}.safetensors"
+        path = given.out / f"{given.model}-{task.name}-{name}-{task.digest()[:8]}-{seed}-{own}.safetensors"
         if not path.exists():
             RANKINGS[name](lm, task, seed, given).save(path)
         found.append(vc.open(path))
     return found
 
 
-def judge(lm: vc.Model, name: str, names: list[str], given: Any) -> None:
-    """One task: every ranking scored and judged, the board so far written after each."""
-    every = {one: vc.tasks.build(one, lm, n=given.pairs + given.held_out) for one in given.tasks.split(",")}
+def judge(lm: vc.Model, name: str, names: list[str], draw: int, given: Any) -> None:
+    """One task, one draw of its pairs: every ranking scored and judged, the board so far written after each."""
+    n = given.pairs + given.held_out
+    every = {one: vc.tasks.build(one, lm, n=n, seed=draw) for one in given.tasks.split(",")}
     task, rankings = every[name], {}
     others = {one: pairs[given.pairs :][: given.other_pairs] for one, pairs in every.items() if one != name}
     for ranking in names:
@@ -104,26 +110,59 @@ def judge(lm: vc.Model, name: str, names: list[str], given: Any) -> None:
             lm, task[given.pairs :], rankings, tasks=others or None, size=given.size, restored=given.restored,
             parts=given.parts.split(",") if given.parts else None, out=given.out,
         )  # fmt: skip
-        board.save(given.out / f"board-{given.model}-{name}.json")
-        print(f"{name}: {ranking} is judged", flush=True)
+        board.save(given.out / f"board-{given.model}-{name}-{given.held_out}-{draw}.json")
+        print(f"{name}, draw {draw}: {ranking} is judged", flush=True)
 
 
 def collect(out: Path, command: str) -> str:
-    """All boards in a folder as Markdown, and every cell in one JSON file."""
-    lines, cells = [header(command)], list[dict[str, Any]]()
+    """All boards in a folder as Markdown, and every cell in one JSON file; with several draws their means first."""
+    cells, own = list[dict[str, Any]](), list[str]()
     for path in sorted(out.glob("board-*.json")):
-        board = vc.open(path)
-        shown = board.shown()
+        board, draw = vc.open(path), int(path.stem.rpartition("-")[2])
         judged = f"{board.model['source']}; judged on {board.task['description']}"
-        lines += ["", f"## {path.stem.removeprefix('board-')}", "", judged, ""]
-        lines += [table(["", *board.rankings], shown.to_numpy().tolist()), ""]
-        lines += [f"* {one}" for one in (*board.sentences, *board.notes)]
-        for ranking, own in board.cells.items():
-            for column, cell in own.items():
-                facts = {"board": path.stem, "ranking": ranking, "column": column, "shown": str(cell)}
-                cells.append(facts | {"value": cell.value, "stderr": cell.stderr, "why": cell.why})
+        own += ["", f"## {path.stem.removeprefix('board-')}", "", judged, ""]
+        own += [table(["", *board.rankings], board.shown().to_numpy().tolist()), ""]
+        own += [f"* {one}" for one in (*board.sentences, *board.notes)]
+        about = {"model": board.model["source"], "pairs": board.task["n"], "task": board.task["name"], "draw": draw}
+        for ranking, row in board.cells.items():
+            for column, cell in row.items():
+                told = {"value": cell.value, "stderr": cell.stderr, "beyond": cell.beyond, "why": cell.why}
+                cells.append({**about, "ranking": ranking, "column": column, "shown": str(cell), **told})
     (out / "cells.json").write_text(json.dumps(cells, indent=1))
-    return "\n".join(lines)
+    return "\n".join([header(command), *means(pd.DataFrame(cells)), *own])
+
+
+def means(cells: pd.DataFrame) -> list[str]:
+    """Means over draws of each task, and of all tasks, as Markdown: value ± error over draws (error over pairs)."""
+    lines = list[str]()
+    known = cells[cells.column.isin(MEANT) & cells.value.notna() & ~cells.beyond.astype(bool)]
+    for (model, pairs, column), found in known.groupby(["model", "pairs", "column"]):
+        rankings = list(found.ranking.unique())
+        counts = found.groupby(["task", "draw"]).size()
+        whole = counts[counts == len(rankings)].index
+        draws = {name: {draw for task, draw in whole if task == name} for name in TASKS}
+        draws = {name: own for name, own in draws.items() if own}
+        rows = [[name, told(own), *(mean(found, [name], own, one) for one in rankings)] for name, own in draws.items()]
+        if draws and (every := set.intersection(*draws.values())):
+            rows.append([f"all {len(draws)}", told(every), *(mean(found, [*draws], every, one) for one in rankings)])
+        title = f"## {column}: {model}, {pairs} pairs"
+        lines += ["", title, "", table(["task", "draws", *rankings], rows)]
+    return lines
+
+
+def told(draws: set[int]) -> str:
+    """Which draws."""
+    return ", ".join(map(str, sorted(draws)))
+
+
+def mean(found: pd.DataFrame, tasks: list[str], draws: set[int], ranking: str) -> str:
+    """Mean over tasks and draws of one ranking; its error over draws, in brackets that over pairs within them."""
+    mine = found[(found.ranking == ranking) & found.task.isin(tasks) & found.draw.isin(draws)]
+    each, errors = mine.groupby("draw").value.mean(), mine.stderr.astype(float)
+    if errors.isna().any():
+        return f"{each.mean():,.0f}"
+    spread = f" ± {each.sem():.3f}" if len(draws) > 1 else ""
+    return f"{each.mean():.3f}{spread} ({(errors**2).sum() ** 0.5 / len(errors):.3f})"
 
 
 def main() -> None:
@@ -137,6 +176,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8, help="that are scored")
     parser.add_argument("--held-out", type=int, default=32, help="that rankings are judged on")
     parser.add_argument("--other-pairs", type=int, default=12, help="of every other task")
+    parser.add_argument("--draws", type=int, nargs="+", default=[0], help="of pairs: seeds of the tasks")
     parser.add_argument("--seeds", type=int, default=3, help="of rankings that have one")
     parser.add_argument("--steps", type=int, default=0, help="of what learns; 0: its own number")
     parser.add_argument("--size", type=float, default=0.02, help="share of the edges that is attacked and ablated")
@@ -154,8 +194,9 @@ def main() -> None:
         parser.error(f"--judge {','.join(unknown)}: not among --tasks {given.tasks}")
     given.out.mkdir(parents=True, exist_ok=True)
     lm = vc.load(given.model, device=given.device)
-    for name in judged:
-        judge(lm, name, given.rankings.split(","), given)
+    for draw in given.draws:
+        for name in judged:
+            judge(lm, name, given.rankings.split(","), draw, given)
     print(collect(given.out, f"{command} --model {given.model} --device {given.device}"))
 
 

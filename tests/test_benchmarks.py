@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from processes import python
 
@@ -22,6 +23,25 @@ def test_benchmarks_can_be_started(monkeypatch):
     finally:
         for name in (set(sys.modules) - before) & set(names):
             del sys.modules[name]
+
+
+def test_a_board_of_several_draws_tells_means_with_errors_over_draws_and_over_pairs(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    means = importlib.import_module("scoreboard").means
+    ioi = {("ioi", 0): (0.1, 0.2), ("ioi", 1): (0.3, 0.2)}
+    values = ioi | {("hypernymy", 0): (0.5, 0.4), ("hypernymy", 1): (0.9, 0.6)}
+    fixed = {"model": "tiny", "pairs": 32, "column": "CMD log", "stderr": 0.04, "beyond": False}
+    cells = [
+        {**fixed, "task": task, "draw": draw, "ranking": ranking, "value": value}
+        for (task, draw), both in values.items()
+        for ranking, value in zip(("iterated", "balanced"), both, strict=True)
+    ]
+    cells.append({**fixed, "task": "subject-verb", "draw": 0, "ranking": "iterated", "value": 0.7})  # no balanced yet
+    rows = means(pd.DataFrame(cells))[3].splitlines()
+    # draws' means .3 and .6 of iterated: their error is .3 / 2; over pairs √(4 · .04²) / 4; one task: √(2 · .04²) / 2
+    assert rows[-1] == "| all 2 | 0, 1 | 0.450 ± 0.150 (0.020) | 0.350 ± 0.050 (0.020) |"
+    assert rows[2] == "| ioi | 0, 1 | 0.200 ± 0.100 (0.028) | 0.200 ± 0.000 (0.028) |"
+    assert len(rows) == 5 and not any("subject-verb" in row for row in rows)
 
 
 @pytest.mark.slow
