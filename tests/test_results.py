@@ -25,12 +25,15 @@ KINDS = (
     "OptimalConstants", "Steering", "Recovery", "Study", "Lens", "LogitAttribution",
     "Interactions", "CheckedInteractions", "Modules", "AttributionGraph", "GraphCheck", "Activations",
     "Quality", "PartCurve", "FeatureCircuit", "Attack", "CauseCurve", "Specificity", "Scoreboard",
-    "Comparison", "RemovalCurve", "PartRanking", "Sheaf", "Pruned",
+    "Comparison", "CircuitComparison", "RemovalCurve", "PartRanking", "Sheaf", "Pruned",
 )  # fmt: skip
 #: Shown in notebooks as their page.
-PAGED = ("Study", "Discovery", "Comparison")
+PAGED = ("Study", "Discovery", "Comparison", "CircuitComparison")
 #: Made of other results, without a run of their own.
-COSTLESS = {"Agreement", "Comparison", "Stability", "Circuit", "CircuitStability", "Against", "Recovery", "Modules"}
+COSTLESS = {
+    "Agreement", "Comparison", "CircuitComparison", "Stability", "Circuit", "CircuitStability", "Against", "Recovery",
+    "Modules",
+}  # fmt: skip
 #: What a public function may return that is no result.
 OTHERS = {
     "FeaturesFound",

@@ -23,6 +23,8 @@ DOORS: dict[str, str] = {
     "Paged.frame": "veracausa.report.pages.notebook:framed_page",
     "Scores.chart": "veracausa.report.charts.charts:scores_chart",
     "Circuit.chart": "veracausa.report.charts.charts:circuit_chart",
+    "Circuit.beside": "veracausa.discovery.laying:beside",
+    "CircuitComparison.page": "veracausa.report.pages.circuit_comparison:write_page",
     "Circuit.prune": "veracausa.circuits.quality.faithfulness:faithfulness",
     "Curve.chart": "veracausa.report.charts.charts:curve_chart",
     "AblationStudy.against": "veracausa.behaviour.against:against",

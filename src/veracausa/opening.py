@@ -24,6 +24,7 @@ READERS: dict[str, str] = {
     "veracausa-checked-interactions-1": "interplay.checked:load_checked_interactions",
     "veracausa-circuit-2": "circuits.exchange.files:load_circuit",
     "veracausa-counterfactuals-2": "counterfactuals.compared_corruptions:load_counterfactual_comparison",
+    "veracausa-circuit-comparison-1": "circuits.comparison_files:load_circuit_comparison",
     "veracausa-circuit-stability-1": "circuits.selection.stability:load_circuit_stability",
     "veracausa-circuit-tests-1": "circuits.quality.files:load_tests",
     "veracausa-comparison-1": "scores.result_files:load_comparison",

@@ -43,6 +43,7 @@ EXCEPTIONS = {
     ("units", "ablate"): ("default help", "names only: no kind is ablated unit by unit and prompt by prompt"),
     ("units", "trace"): ("default help", "what is restored; no names"),
     ("units", "steer"): ("default help", "names only; default: those that have a vector"),
+    ("positions", "discover"): ("help", "of edges; elsewhere of heads, by the key that they look at"),
     ("ablation", "evaluate"): ("help", "edges of a circuit: nothing of one's own"),
     ("model", "adversary"): ("default", "the circuit's own model"),
     ("task", "adversary"): ("kind", "the circuit's own task"),

@@ -50,6 +50,7 @@ def every_result() -> dict[str, Any]:
         "Scores": exact,
         "Agreement": vc.agreement(atp, exact),
         "Comparison": exact | atp,
+        "CircuitComparison": circuit | vc.select(edges, n=12, how="connected"),
         "Stability": vc.scores.stability(exact, top=3, draws=8),
         "Receipt": vc.verify(**on, estimate=edges, top=3, sample=4, **QUIET),
         "Circuit": circuit,

@@ -7,6 +7,7 @@ from veracausa.lazy import given_out
 if TYPE_CHECKING:
     from veracausa.circuits.attacks.attack import Attack as Attack
     from veracausa.circuits.attacks.attacking import adversary as adversary
+    from veracausa.circuits.comparison import CircuitComparison as CircuitComparison
     from veracausa.circuits.exchange.formats import read as read
     from veracausa.circuits.exchange.formats import write as write
     from veracausa.circuits.featured import FeatureCircuit as FeatureCircuit
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Attack": "veracausa.circuits.attacks.attack",
     "CauseCurve": "veracausa.circuits.quality.cause_curve",
+    "CircuitComparison": "veracausa.circuits.comparison",
     "CircuitStability": "veracausa.circuits.selection.stability",
     "CircuitTests": "veracausa.circuits.quality.hypotheses",
     "Completeness": "veracausa.circuits.quality.completeness",

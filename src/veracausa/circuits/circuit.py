@@ -211,6 +211,13 @@ class Circuit(Shown):
             )
         return self
 
+    def __or__(self, other: Any) -> Any:
+        """Both side by side, of circuits and discoveries: edges of both, of one only, ranks, f at equal sizes.
+
+        >>> (vc.open("out/circuit.json") | vc.circuits.published("ioi", lm)).jaccard
+        """
+        return through("Circuit.beside", self, other)
+
     def table(self) -> pd.DataFrame:
         """One row per edge: name, writer, reader, layer of the reader, importance where it is known."""
         table: pd.DataFrame = self.edges.table()
@@ -376,6 +383,10 @@ def pack_circuit(circuit: Circuit) -> dict[str, Any]:
 
 def save_circuit(circuit: Circuit, path: str | Path) -> Path:
     """See `Circuit.save`."""
+    return write_json(path, circuit_body(circuit))
+
+
+def circuit_body(circuit: Circuit) -> dict[str, Any]:
+    """A circuit as its file has it."""
     importance = None if circuit.importance is None else [float(x) for x in circuit.importance]
-    body = pack_circuit(circuit) | {"edges": circuit.names, "importance": importance}
-    return write_json(path, body)
+    return pack_circuit(circuit) | {"edges": circuit.names, "importance": importance}

@@ -13,6 +13,7 @@ from veracausa.cli.options import (
     Ablation,
     Attacked,
     Budgets,
+    ByPosition,
     EachPair,
     EdgeMethod,
     Edges,
@@ -50,6 +51,7 @@ def discover(
     top: Top = 100,
     sample: Sample = 50,
     attack: Attacked = False,
+    positions: ByPosition = False,
 ) -> None:
     """Find the circuit of a behaviour on half of the pairs, verify its scores, evaluate it on the other half."""
     from veracausa.circuits.quality.curve import SIZES, require_sizes
@@ -65,8 +67,8 @@ def discover(
     other = None if held_out is None else setup.build(lm, held_out, setup.seed + 1)
     found = run(
         lm, task, method=cast("choices.EdgeScoring", method), edges=edges, how=cast("choices.Selection", how),
-        held_out=other, sizes=shares, top=top, sample=sample, attack=attack, seed=setup.seed,
-        out=setup.out,
+        held_out=other, sizes=shares, top=top, sample=sample, attack=attack, positions=positions,
+        seed=setup.seed, out=setup.out,
     )  # fmt: skip
     finish(
         setup.json,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from veracausa.errors import FileError
 from veracausa.terminal import echo
 
 if TYPE_CHECKING:
+    from veracausa.circuits.comparison import CircuitComparison
     from veracausa.scores.comparison import Comparison
 
 SameParts = Annotated[
@@ -43,17 +44,16 @@ def compare_pages(
 ) -> None:
     """Two saved results side by side: what differs in how they were made, and what in what they found.
 
-    Scores, receipts or folders of studies: other methods, models, seeds or corruptions. No model is loaded. The folder
-    --out has a page (report.html), the comparison, and its table as CSV.
+    Scores, receipts or folders of studies; circuits or folders of discoveries: other methods, models, seeds or
+    corruptions. No model is loaded. The folder --out has a page (report.html), the comparison, and its table as CSV.
     """
     from veracausa.opening import open as read
-    from veracausa.studies.laying import beside
 
     for path in (one, other):
         if not path.exists():
             raise FileError(f"There is no file or folder {path}.")
     BEGUN.set(True)
-    found = beside(read(one), read(other), paired=paired, corresponding=corresponding)
+    found = _laid(read(one), read(other), paired=paired, corresponding=corresponding)
 
     def show() -> None:
         echo(found.describe())
@@ -64,8 +64,21 @@ def compare_pages(
     finish(json, show, lambda: body_of(found), lambda folder: _kept(found, folder), out, " and report.html")
 
 
-def _kept(found: Comparison, folder: Path) -> Path:
+def _laid(one: Any, other: Any, **how: bool | None) -> Comparison | CircuitComparison:
+    """Circuits and discoveries by their edges, all else by its scores."""
+    from veracausa.circuits.circuit import Circuit
+    from veracausa.discovery import laying as circuits
+    from veracausa.discovery.results import Discovery
+    from veracausa.studies import laying as scores
+
+    if isinstance(one, Circuit | Discovery) or isinstance(other, Circuit | Discovery):
+        return circuits.beside(one, other, **how)  # type: ignore[arg-type]
+    return scores.beside(one, other, **how)  # type: ignore[arg-type]
+
+
+def _kept(found: Comparison | CircuitComparison, folder: Path) -> Path:
     """Write everything; says where the comparison is."""
-    path = with_csv(found.save(folder / "comparison.safetensors"), found.table())
+    ending = "safetensors" if hasattr(found, "compared") else "json"
+    path = with_csv(found.save(folder / f"comparison.{ending}"), found.table())
     found.page(folder / "report.html")
     return path

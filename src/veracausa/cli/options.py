@@ -384,6 +384,9 @@ RandomCircuits = Annotated[int, _count("--draws", help="Random circuits of the s
 Attacked = Annotated[
     bool, _option("--attack", help="Also ask an adversary how many other edges, restored, break the circuit.")
 ]
+ByPosition = Annotated[
+    bool, _option("--positions", help="Also score the circuit's edges at every position; the page draws them there.")
+]
 EachPair = Annotated[bool, _option("--each", help="Also let each pair have weights of its own.")]
 Verify = Annotated[bool, _option("--verify", help="Check it against exact effects; print a receipt.", panel="Receipt")]
 Top = Annotated[int, _count(help="How many of the strongest to verify by exact effects.", min=0, panel="Receipt")]

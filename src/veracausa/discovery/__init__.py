@@ -6,6 +6,7 @@ from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
     from veracausa.discovery.evaluation import Evaluation as Evaluation
+    from veracausa.discovery.laying import beside as beside
     from veracausa.discovery.other_tasks import evaluate as evaluate
     from veracausa.discovery.results import Discovery as Discovery
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Discovery": "veracausa.discovery.results",
     "Evaluation": "veracausa.discovery.evaluation",
+    "beside": "veracausa.discovery.laying",
     "evaluate": "veracausa.discovery.other_tasks",
 }
 __all__ = list(_HOMES)

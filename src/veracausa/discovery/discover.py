@@ -33,7 +33,7 @@ from veracausa.discovery.evaluation import (
     seen_by,
 )
 from veracausa.discovery.results import HELD_OUT, Discovery, stability_of
-from veracausa.discovery.steps import PIECES, Scoring, attacking, running, verifying
+from veracausa.discovery.steps import PIECES, Scoring, attacking, placing, running, verifying
 from veracausa.engine.guard import borrowed
 from veracausa.engine.work import Staged, Work, gives
 from veracausa.errors import MethodError
@@ -44,12 +44,14 @@ from veracausa.progress import announce
 from veracausa.receipts.verify import verify
 from veracausa.storage.environment import command, machine, versions
 from veracausa.storage.files import at
+from veracausa.units.edges import Edges
 from veracausa.version import __version__
 from veracausa.words import counted
 
 if TYPE_CHECKING:
     from veracausa.circuits.attacks.attacking import AdversaryWork
     from veracausa.circuits.selection.stability import CircuitStability
+    from veracausa.estimates.attribute import AttributeWork
     from veracausa.model import Model
     from veracausa.receipts.receipts import Receipt
     from veracausa.scores.scores import Scores
@@ -76,6 +78,7 @@ class DiscoverWork(Staged):
     sample: int
     seed: int
     attack: bool = False
+    positions: bool = False
     kind: ClassVar[str] = "circuits"
 
     @property
@@ -105,12 +108,18 @@ class DiscoverWork(Staged):
             "selected on": {"description": self.task.describe(), "digest": self.task.digest()},
             "evaluated on": {"description": self.other.describe(), "digest": self.other.digest()},
             "version": __version__,
-        } | ({"attack": True} if self.attack else {})  # folders of before have no such word
+        } | {name: True for name in files.ADDED if getattr(self, name)}  # folders of before have no such words
 
     @property
     def known(self) -> list[Work]:
         """Stages whose work is known beforehand: scoring, and an adversary, which sees as much for any circuit."""
-        return [self.scoring.work, *([self.adversary] if self.attack else [])]
+        placing = [self.placing] if self.positions else []
+        return [self.scoring.work, *placing, *([self.adversary] if self.attack else [])]
+
+    @cached_property
+    def placing(self) -> AttributeWork:
+        """Scores position by position, here of as many edges as will be selected."""
+        return self.scoring.placed(Edges.of(self.lm.graph, *(end[: self.edges] for end in self.lm.graph.edges)))
 
     @cached_property
     def adversary(self) -> AdversaryWork:
@@ -143,6 +152,7 @@ class DiscoverWork(Staged):
             circuit=making.circuit,
             receipt=making.receipt,
             stability=making.stability,
+            by_position=making.by_position,
             evaluation=making.evaluating.result(),
             further=(),
             steps=tuple(steps),
@@ -167,6 +177,7 @@ class _Making:
     circuit: Circuit = field(init=False)
     stability: CircuitStability | None = None
     receipt: Receipt | None = None
+    by_position: Scores | None = None
 
     def stages(self) -> list[Stage]:
         """All steps, each with the call that does it."""
@@ -174,6 +185,7 @@ class _Making:
         circuits = {CIRCUIT: 1, CURVE: 2 * count, RANDOM: 1, RANDOM_CURVE: count}
         return [
             Stage(work.scoring.step, self.score),
+            *([Stage(placing(work.placing), self.place)] if work.positions else []),
             *([Stage(verifying(work.lm, work.task, work.checks), self.check)] if work.checks else []),
             *(
                 Stage(running(work.lm, work.other, circuits[part], what), partial(self.evaluate, part))
@@ -192,6 +204,15 @@ class _Making:
         self.circuit = select(self.scores, n=work.edges, how=work.how, by=work.by)
         self.stability = stability_of(self.scores, work.edges, work.how, work.by, work.seed)
         return self.scores.cost
+
+    def place(self) -> Cost:
+        """Score the circuit's edges position by position, or read what an earlier call found."""
+        work, measured = self.work, self.ends[self.work.task.digest()]
+        self.by_position = files.kept_scores(
+            work.lm, measured, self.folder, work.asked, lambda: work.scoring.placed(self.circuit.edges).run(self.show),
+            files.BY_POSITION,
+        )  # fmt: skip
+        return self.by_position.cost
 
     def check(self) -> Cost:
         """Exact effects of some edges; the scores and the circuit then say how far they can be trusted."""
@@ -233,6 +254,7 @@ def discover(
     top: int = TOP,
     sample: int = SAMPLE,
     attack: bool = False,
+    positions: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
     memory: float | str | None = None,
@@ -256,6 +278,8 @@ def discover(
         sample: and of this many others, drawn at random, make the receipt; both 0: the scores stay "not verified".
         attack: also let an adversary look for other edges which, restored, take f out of [½, 1½] on the held-out pairs,
             and narrow down how many it takes, and which weights (`vc.circuits.adversary`).
+        positions: also score the circuit's edges at every position, by the same method, so that its page draws them
+            over layers × positions, too (`Discovery.by_position`); of gradient methods alone. A second scoring.
         seed: of the split, of the sample, of the random ranking and of the bootstrap.
         out: keep finished pieces in this folder: an interrupted call with the same arguments continues from them.
             `Discovery.save(out)` writes the rest, and the page.
@@ -266,7 +290,8 @@ def discover(
         `Discovery`. Importances are positive where an edge supports the behaviour (−E).
 
     Raises:
-        MethodError: unknown methods, ways of selecting, sizes, numbers of edges. GapError: no gap on either part.
+        MethodError: unknown methods, ways of selecting, sizes, numbers of edges; positions of a method whose scores are
+            no sums over them. GapError: no gap on either part.
         FileError: `out` holds another discovery, another command's results, or a damaged piece.
         ContractError, NumericsError, OutOfMemoryError: as for `vc.exact`.
 
@@ -281,7 +306,11 @@ def discover(
         raise MethodError(f"top={top}, sample={sample}, seed={seed}: they are 0 or more.")
     chosen, other = _parts(task, held_out, seed)
     scoring = Scoring.of(lm, chosen, method, edges, seed)
-    return DiscoverWork(lm, chosen, other, scoring, edges, how, ranking, tuple(sizes), top, sample, seed, attack)
+    if positions:
+        scoring.require_places()
+    return DiscoverWork(
+        lm, chosen, other, scoring, edges, how, ranking, tuple(sizes), top, sample, seed, attack, positions
+    )  # fmt: skip
 
 
 def _parts(task: Task, held_out: Task | None, seed: int) -> tuple[Task, Task]:

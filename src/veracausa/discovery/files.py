@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _FORMAT = "veracausa-discovery-2"
 RUN, PAIRS, SCORES, RECEIPT, PAGE = "run.json", "pairs.json", "scores.safetensors", "receipt.safetensors", "report.html"
+BY_POSITION = "positions.safetensors"
 _FINISHED = ("versions", "machine", "date", "command", "seconds")
 _STEPS = ("steps", "plan")
 _STEP = record(what=text, kind=text, token_layers=number(0), passes=number(0, nan=True), seconds=maybe(number(0)))
@@ -43,11 +44,12 @@ _FINISH = record(
 
 
 #: What may be asked of a folder beside what it was begun with: all that is there stays as it is.
-_ADDED = ("attack",)
+ADDED = ("attack", "positions")
 
 
 def claim(folder: Path, asked: dict[str, Any]) -> Path:
-    """The folder, if it is new or holds a discovery that was asked for the same, or for the same but an adversary.
+    """The folder, if it is new or holds a discovery that was asked for the same, or for the same but an adversary or
+    positions.
 
     Raises:
         FileError: it holds something else, the message says what differs; or it cannot be written.
@@ -56,7 +58,7 @@ def claim(folder: Path, asked: dict[str, Any]) -> Path:
     asked = json.loads(json.dumps(asked))
     if (folder / RUN).exists():
         before = _run(folder)["asked"]
-        more = {key for key in _ADDED if key in asked and key not in before}
+        more = {key for key in ADDED if key in asked and key not in before}
         differing = [key for key in sorted({*before, *asked} - more) if before.get(key) != asked.get(key)]
         if differing:
             told = "; ".join(_differing(key, before.get(key), asked.get(key)) for key in differing)
@@ -84,18 +86,23 @@ def place(folder: Path, name: str) -> Path:
 
 
 def kept_scores(
-    lm: Model, measured: Measurement, folder: Path | None, asked: dict[str, Any], compute: Callable[[], Scores]
+    lm: Model,
+    measured: Measurement,
+    folder: Path | None,
+    asked: dict[str, Any],
+    compute: Callable[[], Scores],
+    name: str = SCORES,
 ) -> Scores:
-    """Scores, read from the folder if an earlier call finished them there.
+    """Scores, read from the file `name` of the folder if an earlier call finished them there.
 
     Raises:
         FileError: the file is damaged, of another model or task, or of a model that behaved otherwise.
     """
     if folder is None:
         return compute()
-    path = folder / SCORES
+    path = folder / name
     if path.exists():
-        return confirmed(_fitting(load_scores(path), asked, path), lm, measured, path)
+        return confirmed(_scores(path, asked), lm, measured, path)
     scores = compute()
     keep(lambda: scores.save(path))
     return scores
@@ -109,6 +116,8 @@ def save_discovery(found: Discovery, folder: Path) -> Path:
     found.circuit.save(folder / "circuit.json")
     write_graphml(found.circuit, folder / "circuit.graphml")
     write_text(folder / "edges.csv", csv_text(found.table()))
+    if found.by_position is not None:
+        found.by_position.save(folder / BY_POSITION)
     if found.receipt is not None:
         found.receipt.save(folder / RECEIPT)
         write_text(folder / "receipt.txt", f"{found.receipt}\n")
@@ -154,7 +163,7 @@ def load_discovery(folder: str | Path) -> Discovery:
         _FINISH(rest)
         stability_asked = [asked[name] for name in ("edges", "how", "by", "seed")]
     task = load_task(folder / PAIRS)
-    scores = _fitting(load_scores(folder / SCORES), asked, folder / SCORES)
+    scores = _scores(folder / SCORES, asked)
     with reading(folder):
         return Discovery(
             asked=asked,
@@ -163,6 +172,7 @@ def load_discovery(folder: str | Path) -> Discovery:
             circuit=load_circuit(folder / "circuit.json"),
             receipt=load_receipt(folder / RECEIPT) if (folder / RECEIPT).exists() else None,
             stability=stability_of(scores, *stability_asked),
+            by_position=_scores(folder / BY_POSITION, asked) if asked.get("positions") else None,
             evaluation=_evaluation(folder, HELD_OUT, task),
             further=tuple(_evaluation(folder, name, task) for name in _further(folder)),
             steps=_steps(rest["steps"]),
@@ -183,7 +193,8 @@ def _run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def _fitting(scores: Scores, asked: dict[str, Any], path: Path) -> Scores:
+def _scores(path: Path, asked: dict[str, Any]) -> Scores:
+    scores = load_scores(path)
     model, task = asked["model"]["identity"], asked["selected on"]["digest"]
     if (scores.model["identity"], scores.task["digest"]) != (model, task):
         raise FileError(

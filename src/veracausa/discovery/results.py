@@ -39,9 +39,10 @@ class Discovery(Paged):
 
     `asked`: all that the call was asked for. `pairs`: those that the edges were scored and selected on; `scores`,
     `circuit`: of them. `receipt`: exact effects that check the scores (None: not verified, or exact already).
-    `stability`: of the selection (None: a single pair, one ranking for all pairs, or an integer program). `evaluation`:
-    on the pairs that were held out; `further`: what `vc.discovery.evaluate` added. `steps`: what each step cost;
-    `plan`: what it was forecast to cost.
+    `stability`: of the selection (None: a single pair, one ranking for all pairs, or an integer program).
+    `by_position`: the circuit's edges scored at every position (None: not asked for). `evaluation`: on the pairs that
+    were held out; `further`: what `vc.discovery.evaluate` added. `steps`: what each step cost; `plan`: what it was
+    forecast to cost.
 
     >>> found = vc.discover(lm, vc.tasks.ioi(lm, n=32), edges=200, out="out/")
     >>> found.circuit, found.evaluation.circuit.f, found.save("out/")
@@ -53,6 +54,7 @@ class Discovery(Paged):
     circuit: Circuit
     receipt: Receipt | None
     stability: CircuitStability | None
+    by_position: Scores | None
     evaluation: Evaluation
     further: tuple[Evaluation, ...]
     steps: tuple[Step, ...]
@@ -81,8 +83,15 @@ class Discovery(Paged):
     @property
     def cost(self) -> Cost:
         """Of scores, receipt and all evaluations; an interrupted step counts what it spent before."""
-        known = [self.scores.cost, *([self.receipt.cost] if self.receipt else [])]
+        known = [one.cost for one in (self.scores, self.by_position, self.receipt) if one is not None]
         return sum((one.cost for one in (self.evaluation, *self.further)), start=sum(known, start=Cost()))
+
+    def __or__(self, other: Any) -> Any:
+        """Both side by side, of discoveries and circuits: edges of both, of one only, ranks, f at equal sizes.
+
+        >>> (vc.open("out/eap") | vc.open("out/eap-ig")).page("compared.html")
+        """
+        return through("Circuit.beside", self, other)
 
     @property
     def verified(self) -> str:
@@ -155,9 +164,9 @@ class Discovery(Paged):
         """Write the folder with scores, circuit, tables and the offline page; returns the path of report.html.
 
         run.json, pairs.json (those selected on), scores.safetensors, circuit.json, circuit.graphml, edges.csv,
-        receipt.safetensors; for each evaluation a folder with pairs.json, faithfulness.csv, curve.csv and what they
-        were made from; figures as PNG. `vc.open` reads it. Every file is whole or absent; report.html is
-        written last.
+        positions.safetensors (where asked for), receipt.safetensors; for each evaluation a folder with pairs.json,
+        faithfulness.csv, curve.csv and what they were made from; figures as PNG. `vc.open` reads it. Every file is
+        whole or absent; report.html is written last.
 
         Raises:
             FileError: the folder cannot be written, or belongs to something else.

@@ -11,15 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from veracausa.choices import EdgeScoring, LearnedBy
 from veracausa.circuits.runs.tapes import circuit_buckets, recordings
 from veracausa.circuits.selection.iterated import iterate
 from veracausa.circuits.selection.learned import learn
 from veracausa.cost import Step, bounds
 from veracausa.effects.exact import exact
-from veracausa.estimates.attribute import attribute
+from veracausa.errors import MethodError
+from veracausa.estimates.attribute import AttributeWork, attribute
 from veracausa.estimates.method import Method
 from veracausa.receipts.verify import overhead
+from veracausa.units.edges import Edges
 from veracausa.words import counted
 
 if TYPE_CHECKING:
@@ -66,11 +70,33 @@ class Scoring:
         what = f"scores of {lm.graph.size:,} edges by {name}"
         return _step(lm, self.work.task, what, self.work.kind, self.work.tokens())
 
+    def require_places(self) -> None:
+        """MethodError unless the method's score of an edge is the sum of its scores at all positions."""
+        if not isinstance(self.work, AttributeWork):
+            raise MethodError(
+                f"positions=True: scores by {self.method} are no sums over positions. Take a gradient method, such as "
+                "'eap-ig'; or draw the circuit by other scores: circuit.chart(positions=vc.attribute(lm, task, "
+                "units='edges@positions'))."
+            )
+
+    def placed(self, edges: Edges) -> AttributeWork:
+        """Scores of `edges` at every position of the longest prompt, by the same method."""
+        task, positions = self.work.task, max(self.work.task.lengths)
+        ends = (np.repeat(end, positions) for end in (edges.writer, edges.reader))
+        table = Edges.of(edges.graph, *ends, np.tile(np.arange(positions), len(edges)))
+        return attribute.work(self.work.lm, task, units=table, method=self.method)  # type: ignore[arg-type]
+
     def run(self, folder: Path | None, show_progress: bool) -> Scores:
         """Score them; `folder`: of the discovery, where unfinished pieces of exact effects and of learning are kept."""
         pieces = folder and folder / PIECES if self.method in ("exact", *_LEARNED) else None
         scores: Scores = self.work.run(show_progress, pieces)
         return scores
+
+
+def placing(work: AttributeWork) -> Step:
+    """The selected edges scored position by position."""
+    edges = len(work.units) // max(work.task.lengths)
+    return _step(work.lm, work.task, f"scores of {edges:,} edges at every position", work.kind, work.tokens())
 
 
 def verifying(lm: Model, task: Task, edges: int) -> Step:

@@ -17,6 +17,7 @@ from veracausa.causes.locations import Locations
 from veracausa.causes.results import Disagreement
 from veracausa.choices import Look
 from veracausa.circuits.attacks.attack import Attack
+from veracausa.circuits.comparison import CircuitComparison
 from veracausa.circuits.featured import FeatureCircuit
 from veracausa.circuits.quality.cause_curve import CauseCurve
 from veracausa.circuits.quality.completeness import Completeness
@@ -57,6 +58,7 @@ from veracausa.report.charts.attacks import attack_figure
 from veracausa.report.charts.attribution import attribution_part, graph_check_part
 from veracausa.report.charts.cause_curves import cause_curve_part
 from veracausa.report.charts.charts import alone, together
+from veracausa.report.charts.circuit_comparison import circuit_comparison_part
 from veracausa.report.charts.circuits import circuit_part
 from veracausa.report.charts.comparison import comparison_part
 from veracausa.report.charts.data import Datasets
@@ -121,6 +123,11 @@ def _agreement(found: Agreement) -> Part:
 @drawing.register
 def _comparison(found: Comparison) -> Part:
     return comparison_part(found, _OWN)
+
+
+@drawing.register
+def _circuit_comparison(found: CircuitComparison) -> Part:
+    return circuit_comparison_part(found, _OWN)
 
 
 @drawing.register

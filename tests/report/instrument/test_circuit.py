@@ -25,7 +25,8 @@ def lm(tiny):
 def found(lm, task_of):
     """A small discovery; heads share keys and values, and both rankings have three sizes."""
     task = task_of((5, 7), n=8)
-    return vc.discover(lm, task, edges=60, sizes=(0.05, 0.3, 1.0), top=12, sample=8, show_progress=False)
+    asked = {"edges": 60, "sizes": (0.05, 0.3, 1.0), "top": 12, "sample": 8, "positions": True}
+    return vc.discover(lm, task, **asked, show_progress=False)
 
 
 @pytest.fixture(scope="module", params=["wide", pytest.param("phone", marks=pytest.mark.slow)])
@@ -139,6 +140,58 @@ def test_signs_and_readers_filter_what_is_shown(fresh, found):
     ):
         file = json.loads(download(fresh(state), "JSON"))
         assert {row["name"] for row in file["edges"]} == {name for name in importance if passes(name)}
+
+
+@pytest.mark.browser
+def test_over_positions_the_parts_of_the_circuits_edges_are_drawn_and_the_address_says_so(fresh, found):
+    page = fresh()
+    page.get_by_label("Drawn over").select_option("positions")
+    page.wait_for_function("location.hash.includes('over=positions')")
+    scores = found.by_position
+    known = dict(zip(scores.units.names, scores.importance().tolist(), strict=True))
+    file = json.loads(download(page, "JSON"))
+    rows = {row["name"]: row["importance"] for row in file["edges"]}
+    assert rows == pytest.approx({name: value for name, value in known.items() if value and value == value}, rel=1e-4)
+    assert file["circuit"]["over"] == "positions" and {name.split("@")[0] for name in rows} <= set(found.circuit.names)
+    page = fresh("over=positions&edges=against&ranking=abs&size=20")
+    shown = {row["name"]: row["importance"] for row in json.loads(download(page, "JSON"))["edges"]}
+    strongest = set(ranked(found, "abs_mean")[:20])
+    assert shown.keys() == {name for name, value in rows.items() if value < 0 and name.split("@")[0] in strongest}
+    assert "Thin lines" in page.locator(".live .legend").inner_text()
+    name = max(rows, key=lambda one: abs(rows[one]))
+    page.evaluate("(name) => veracausa.store.choose(name)", name)
+    panel = page.locator("#unit").inner_text()
+    assert "Importance" in panel and "at positions by size" in panel
+    page.locator("#unit button.name").first.click()  # a node at a position: its edges there
+    assert "@" in page.locator("#unit h2").inner_text() and "at positions" in page.locator("#unit").inner_text()
+    page.locator("#circuit-live canvas").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert "@" in page.evaluate("veracausa.store.get().units[0]")
+    assert download(page, "SVG").count("<path") > 5
+
+
+@pytest.mark.browser
+def test_which_edges_feed_a_head_is_answered_by_keys_alone(fresh, found):
+    """`/`, its name, Enter; Enter once more leads into the panel, whose first edge is chosen by Tab and Enter."""
+    page, importance = fresh(), dict(zip(found.scores.units.names, found.scores.importance().tolist(), strict=True))
+    node = max(found.circuit.nodes[1:-1], key=lambda one: sum(name.startswith(f"{one}->") for name in importance))
+    for key in ("/", *node, "Enter"):
+        page.keyboard.press(key)
+    assert page.evaluate("veracausa.store.get().units") == [node] and "Its edges" in page.locator("#unit").inner_text()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.closest('#unit') !== null")
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.id") == "find"
+    page.locator("#find").fill("->m1")
+    into = sorted((name for name in importance if "->m1" in name), key=lambda name: -abs(importance[name]))
+    rows = page.locator("#finder tbody tr td:first-child").all_inner_texts()
+    assert rows == into[:25]
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert page.evaluate("veracausa.store.get().units") == [into[0]]
 
 
 @pytest.mark.browser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -135,12 +136,18 @@ def _against(one: Compared, name: str) -> Figure:
 
 def _changes(one: Compared, name: str) -> Figure:
     """Ranks of the strongest units of A or of B, each a line from A to B."""
-    top, data = strongest_of(len(one.names)), Datasets()
+    top = strongest_of(len(one.names))
     among = np.flatnonzero((one.ranks[0] <= top) | (one.ranks[1] <= top)).tolist()
+    said = f"The {top} strongest of A and of B by |value|; a line is a unit, on top the strongest."
+    return ranks_figure(name, [one.names[i] for i in among], tuple(ranks[among] for ranks in one.ranks), "unit", said)
+
+
+def ranks_figure(name: str, names: Sequence[str], ranks: Sequence[np.ndarray], what: str, said: str) -> Figure:
+    """Ranks of some units (or of `what` they are) in A and in B, each a line from A to B."""
+    data = Datasets()
     rows: list[Row] = [
-        {"name": one.names[i], "result": result, "rank": int(ranks[i]),
-         "change": int(one.ranks[0][i] - one.ranks[1][i])}
-        for i in among for result, ranks in zip("AB", one.ranks, strict=True)
+        {"name": one, "result": result, "rank": int(own[i]), "change": int(ranks[0][i] - ranks[1][i])}
+        for i, one in enumerate(names) for result, own in zip("AB", ranks, strict=True)
     ]  # fmt: skip
     most = max(row["rank"] for row in rows)
     ticks = [rank for rank in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000) if rank <= most]
@@ -150,7 +157,7 @@ def _changes(one: Compared, name: str) -> Figure:
         y=alt.Y("rank:Q", title="rank by size", scale=alt.Scale(type="log", domain=[most * 1.15, 0.87], nice=False),
                 axis=alt.Axis(values=ticks, format="~s")),
         detail="name:N",
-        tooltip=[alt.Tooltip("name:N", title="unit"), alt.Tooltip("result:N"), alt.Tooltip("rank:Q", format=",d"),
+        tooltip=[alt.Tooltip("name:N", title=what), alt.Tooltip("result:N"), alt.Tooltip("rank:Q", format=",d"),
                  alt.Tooltip("change:Q", title="rises by", format="+,d")],
     )  # fmt: skip
     texts = [
@@ -160,6 +167,7 @@ def _changes(one: Compared, name: str) -> Figure:
     ]  # fmt: skip
     lines = base.mark_line(style=theme.GUIDE, strokeWidth=1.5)
     view = alt.layer(lines, base.mark_point(style=theme.EXACT, filled=True, size=26, opacity=1), *texts)
-    part = Part("", view.properties(height=max(160, 15 * len(among))), data, f"Ranks of {len(among)} units in A and B")
-    said = f"The {top} strongest of A and of B by |value|; a line is a unit, on top the strongest."
+    part = Part(
+        "", view.properties(height=max(160, 15 * len(names))), data, f"Ranks of {len(names)} {what}s in A and B"
+    )
     return Figure(f"{name}-ranks", "Changed ranks", (part,), said, least=320, width=420)

@@ -1,7 +1,7 @@
 /* What is chosen, as a part of the address: #unit=a9.h6,m3&task=2-ten-pairs&kind=mlps&by=atp&at=cost */
 
 /* Of the state, beside the units. */
-export const FIELDS = ["task", "kind", "by", "find", "layers", "sign", "least", "sort", "pairs", "ranking", "size", "edges", "reads", "measured", "groups", "at"];
+export const FIELDS = ["task", "kind", "by", "find", "layers", "sign", "least", "sort", "pairs", "ranking", "size", "over", "edges", "reads", "measured", "groups", "at"];
 
 /* The state that an address tells; a plain anchor, #cost, is {at: "cost"}. */
 export function readAddress(hash) {

@@ -13,7 +13,7 @@ from importlib.resources import files
 #: The modules, each after those that it imports.
 MODULES = (
     "dom", "packed", "address", "choosing", "scales", "plots", "graph", "ink", "drawing", "exports", "map", "finder",
-    "edges", "circuit", "panel", "marks", "instrument",
+    "seeker", "edges", "stage", "circuit", "apart", "panel", "marks", "instrument",
 )  # fmt: skip
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class)\b)", re.MULTILINE)

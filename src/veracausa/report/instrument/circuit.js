@@ -1,25 +1,32 @@
 /* A circuit, live: a threshold over sizes with what was measured beside it, its drawing, groups, and what is shown as files. */
 import { el, menu, refill } from "./dom.js";
-import { curvesOf, drawCircuit, makeLayer, nodesOf, scaleOf, under } from "./drawing.js";
+import { curvesOf, drawCircuit, makeLayer, nodesOf, scaleOf } from "./drawing.js";
 import { asCsv, asGraphml, asJson, asNeuronpedia, edgeRows, notForNeuronpedia } from "./exports.js";
-import { circuitOf, edgesOf, measuredAt, readGroups, sizeAt, smallestWith, stepAt, thresholdOf, writeGroups } from "./graph.js";
-import { makeInk } from "./ink.js";
+import { circuitOf, edgesOf, measuredAt, nodesNamed, partsOf, placedOf, readGroups, sizeAt, smallestWith, stepAt, thresholdOf, writeGroups } from "./graph.js";
+import { pngOf, svgOf } from "./ink.js";
 import { sizesPlot } from "./plots.js";
 import { shown } from "./scales.js";
+import { makeStage } from "./stage.js";
 
 const STEPS = 400;
 const UNMEASURED = { name: "", title: "", sizes: {}, random: {}, attack: [] };
 const LISTED = 50;
+/* The least width of a token's column, in pixels. */
+const COLUMN = 40;
 const RANKED = { selected: "the selected circuit", signed: "strongest by importance", abs: "strongest by |importance|" };
 const COLOURS = ["blue", "vermilion", "green", "pink", "olive", "violet"];
 const count = (value) => value.toLocaleString("en");
 
 /* The part of the state that circuits are drawn by. */
-export const CIRCUIT_FIELDS = ["ranking", "size", "edges", "reads", "measured", "groups"];
+export const CIRCUIT_FIELDS = ["ranking", "size", "over", "edges", "reads", "measured", "groups"];
 
 export function prepared(told) {
   const circuit = circuitOf(told);
   circuit.curves = curvesOf(circuit);
+  if (told.positions) {
+    circuit.positions = placedOf(told.positions, circuit);
+    circuit.positions.curves = curvesOf(circuit.positions);
+  }
   return circuit;
 }
 
@@ -31,21 +38,19 @@ export function makeCircuit(place, page, circuit) {
   const [menus, told, plot, found, groups] = ["controls", "told", "sizes", "found", "groups"].map((name) => el("div", { class: name }));
   const before = el("button", { type: "button", class: "chip", onclick: () => jump("below") }, "← measured");
   const after = el("button", { type: "button", class: "chip", onclick: () => jump("above") }, "measured →");
-  const canvas = el("canvas", { tabindex: 0, role: "application", "aria-roledescription": "drawing" });
-  const tip = el("div", { class: "tip", hidden: true });
+  const stage = makeStage(page, { drawn: () => drawn, draw: () => draw(), text: (one) => text(one) });
   const legend = el("div", { class: "legend" });
   const table = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Edges that are shown; arrow keys move, Enter chooses" });
   const listing = el("details", { class: "more", ontoggle: () => list() }, el("summary", {}, "The edges that are shown, as a table"), table);
-  const files = [["PNG", png], ["SVG", svg], ["JSON", asJson, "json"], ["CSV", asCsv, "csv"], ["GraphML", asGraphml, "graphml"], ["Neuronpedia’s graph", asNeuronpedia, "json"]];
+  const files = [["PNG", () => pngOf(drawn.scale, paint)], ["SVG", () => svgOf(drawn.scale, paint)], ["JSON", asJson, "json"], ["CSV", asCsv, "csv"], ["GraphML", asGraphml, "graphml"], ["Neuronpedia’s graph", asNeuronpedia, "json"]];
   const downloads = el("p", { class: "downloads" }, "Download what is shown: ", ...files.flatMap(([title, make, ending]) => [el("button", { type: "button", onclick: () => download(title, make, ending) }, title), " "]));
   const refused = el("p", { class: "note", role: "status" });
   place.append(menus,
     el("div", { class: "threshold" }, el("label", { class: "slide" }, el("span", {}, "Edges that are kept, strongest first"), slider), el("label", { class: "menu" }, el("span", {}, "exactly"), number), before, after),
     el("div", { class: "measured" }, el("div", {}, told, el("label", { class: "keeps" }, "How small a circuit keeps ", share, " %?"), found), plot),
-    groups, el("div", { class: "canvas" }, canvas, tip), legend, listing, downloads, refused);
-  const layerOf = makeLayer(circuit);
+    groups, stage.place, legend, listing, downloads, refused);
+  const layers = new Map([circuit, circuit.positions].filter(Boolean).map((view) => [view, makeLayer(view)]));
   let drawn = null;
-  let cursor = null;
   let waiting = 0;
 
   /* What the address says, as far as it means something here. */
@@ -55,7 +60,7 @@ export function makeCircuit(place, page, circuit) {
     const most = ranking === "selected" ? circuit.orders.selected.length : circuit.total;
     const measured = circuit.measured.find((one) => one.name === state.measured) || circuit.measured[0] || UNMEASURED;
     const size = Math.max(1, Math.min(most, Math.round(Number(state.size)) || usual(ranking, measured)));
-    return { ranking, size, most, sign: state.edges || "", reads: state.reads || "", measured, groups: readGroups(state.groups), chosen: state.units };
+    return { ranking, size, most, over: circuit.positions && state.over === "positions" ? "positions" : "", sign: state.edges || "", reads: state.reads || "", measured, groups: readGroups(state.groups), chosen: state.units };
   }
   /* The size that is shown first: that of the selected circuit, or the smallest measured one that keeps four fifths. */
   function usual(ranking, measured) {
@@ -70,12 +75,13 @@ export function makeCircuit(place, page, circuit) {
     if (next) resize(next.edges);
   }
 
-  function options({ ranking, sign, reads, measured }) {
+  function options({ ranking, over, sign, reads, measured }) {
     const kinds = [...new Set(circuit.readers.reads)];
     const words = { q: "queries", k: "keys", v: "values", kv: "keys and values", mlp: "MLPs", mixer: "mixers", logits: "the logits" };
     const rankings = Object.keys(circuit.orders).filter((name) => circuit.orders[name].length);
     refill(menus, ...[
       menu("Circuit", rankings.map((name) => [name, name === "selected" ? `${RANKED[name]} (${count(circuit.orders.selected.length)})` : RANKED[name]]), ranking, (name) => store.set({ ranking: name, size: "" })),
+      circuit.positions && menu("Drawn over", [["", "layers × heads"], ["positions", "layers × positions"]], over, (name) => store.set({ over: name })),
       circuit.signed && menu("Edges", [["", "all"], ["for", "that support"], ["against", "that work against"]], sign, (edges) => store.set({ edges })),
       menu("Read by", [["", "all"], ...kinds.map((kind) => [kind, words[kind] || kind])], reads, (kind) => store.set({ reads: kind })),
       circuit.measured.length > 1 && menu("Measured on", circuit.measured.map((one) => [one.name, one.name]), measured.name, (name) => store.set({ measured: name })),
@@ -135,7 +141,7 @@ export function makeCircuit(place, page, circuit) {
 
   /* Groups of parts: named, coloured, pinned. Pinned parts stay drawn, with all edges between them. */
   function grouping({ groups: all, chosen }) {
-    const own = chosen.filter((name) => circuit.node.has(name));
+    const own = chosen.filter((name) => circuit.node.has(name) || circuit.positions?.node.has(name));
     const change = (i, changes) => store.set({ groups: writeGroups(all.map((one, k) => (k === i ? { ...one, ...changes } : one))) });
     const add = () => { store.set({ groups: writeGroups([...all, { name: `group ${all.length + 1}`, colour: all.length % COLOURS.length, pinned: false, units: own }]) }); groups.querySelector(".group:last-of-type input")?.select(); };
     refill(groups, ...all.map((one, i) => el("div", { class: "group", style: `--group:${page.theme().range.category[one.colour % COLOURS.length]}` },
@@ -149,59 +155,60 @@ export function makeCircuit(place, page, circuit) {
 
   function draw() {
     const state = now();
-    const width = Math.max(300, Math.min(place.clientWidth, 1040));
-    const scale = scaleOf(circuit.axes, width);
-    const shown = edgesOf(circuit, state);
-    const pinned = new Set(state.groups.filter((one) => one.pinned).flatMap((one) => one.units).map((name) => circuit.node.get(name)));
+    const whole = edgesOf(circuit, state.over ? { ...state, sign: "" } : state);
+    const view = state.over ? circuit.positions : circuit;
+    const shown = state.over ? partsOf(view, whole, state.sign) : whole;
+    const room = Math.max(300, Math.min(place.clientWidth, 1040));
+    const scale = scaleOf(view.axes, state.over ? Math.max(room, COLUMN * (view.axes.across[1] - view.axes.across[0])) : room);
+    const pinned = new Set(state.groups.filter((one) => one.pinned).flatMap((one) => one.units).flatMap((name) => nodesNamed(view, name)));
     const inside = new Set(shown);
-    const { start, end } = circuit.edges;
-    const more = pinned.size ? circuit.orders.abs.filter((i) => pinned.has(start[i]) && pinned.has(end[i]) && !inside.has(i)) : [];
-    drawn = { state, scale, shown, more, touched: nodesOf(circuit, [...shown, ...more]) };
-    const ratio = window.devicePixelRatio || 1;
-    const [wide, high] = [Math.ceil(width * ratio), Math.ceil(scale.height * ratio)];
-    if (canvas.width !== wide || canvas.height !== high) [canvas.width, canvas.height] = [wide, high];
-    [canvas.style.width, canvas.style.height] = [`${width}px`, `${scale.height}px`];
-    const ink = canvas.getContext("2d");
-    ink.setTransform(ratio, 0, 0, ratio, 0, 0);
-    ink.clearRect(0, 0, width, scale.height);
+    const { start, end } = view.edges;
+    const more = pinned.size ? view.orders.abs.filter((i) => pinned.has(start[i]) && pinned.has(end[i]) && !inside.has(i)) : [];
+    const all = [...shown, ...more];
+    drawn = { state, view, scale, whole, own: shown, more, shown: all, touched: nodesOf(view, all) };
+    const { ink, ratio } = stage.clear(scale);
     const look = looks(page.theme());
-    const key = [state.ranking, state.sign, state.reads, width, ratio, look.look.axis.labelColor].join(" ");
-    drawCircuit(ink, circuit, scale, { ...look, layer: layerOf(shown, scale, ratio, look.look, key) });
-    point(ink);
+    const key = [state.ranking, state.sign, state.reads, scale.width, ratio, look.look.axis.labelColor].join(" ");
+    drawCircuit(ink, view, scale, { ...look, layer: layers.get(view)(shown, scale, ratio, look.look, key) });
+    stage.point(ink);
     describe();
     if (listing.open) list();
   }
   function looks(theme) {
-    const { state, shown, more } = drawn;
-    const colours = new Map(state.groups.flatMap((one) => one.units.filter((name) => circuit.node.has(name)).map((name) => [circuit.node.get(name), theme.range.category[one.colour % COLOURS.length]])));
-    return { shown, more, chosen: state.chosen, colours, look: { ...theme, chosen: getComputedStyle(place).getPropertyValue("--chosen") || "#b0407a" } };
-  }
-  function point(ink) {
-    if (cursor === null || document.activeElement !== canvas) return;
-    const { scale } = drawn;
-    ink.strokeStyle = page.theme().range.category[0];
-    ink.lineWidth = 2;
-    ink.beginPath();
-    ink.arc(scale.x(circuit.nodes.x[cursor]), scale.y(circuit.nodes.y[cursor]), 9, 0, 2 * Math.PI);
-    ink.stroke();
+    const { state, view, own, more } = drawn;
+    const colours = new Map(state.groups.flatMap((one) => one.units.flatMap((name) => nodesNamed(view, name)).map((i) => [i, theme.range.category[one.colour % COLOURS.length]])));
+    return { shown: own, more, chosen: state.chosen, colours, look: { ...theme, chosen: getComputedStyle(place).getPropertyValue("--chosen") || "#b0407a" } };
   }
   function describe() {
-    const { state, shown, more } = drawn;
+    const { state, view, own, more } = drawn;
     const held = Math.min(state.size, circuit.orders[state.ranking].length);
     const parts = drawn.touched.size;
-    const filter = shown.length < held ? `; ${count(shown.length)} pass the filters` : "";
+    const edges = state.over ? "edges at positions" : "edges";
+    const filter = own.length < held ? `; ${count(own.length)} pass the filters` : "";
     const beyond = held < state.size ? `; the page has the ${count(held)} strongest of them` : "";
     const signs = circuit.signed ? "blue supports the behaviour, orange works against it" : "magnitudes, no sign";
-    legend.replaceChildren(el("p", {}, `${count(shown.length)} edges between ${count(parts)} parts${filter || beyond}${more.length ? `, and ${count(more.length)} between pinned parts, dashed` : ""}; ${signs}, wider is stronger. Click a part or an edge, or use arrow keys and Enter.`));
-    canvas.setAttribute("aria-label", `${RANKED[state.ranking]}: ${shown.length} edges between ${parts} parts. Arrow keys move from part to part, Enter chooses, Shift and Enter chooses one more. The panel has a part’s edges.`);
+    const where = state.over ? placing() : filter || beyond;
+    legend.replaceChildren(el("p", {}, `${count(own.length)} ${edges} between ${count(parts)} parts${where}${more.length ? `, and ${count(more.length)} between pinned parts, dashed` : ""}; ${signs}, wider is stronger. Click a part or an edge, or use arrow keys and Enter.`),
+      state.over ? el("p", {}, `Thin lines: what attention carries from a key/value head to later positions, which has no score of its own.${view.caution ? ` ${view.caution[0].toUpperCase()}${view.caution.slice(1)}.` : ""}`) : "");
+    stage.canvas.setAttribute("aria-label", `${RANKED[state.ranking]}, over ${state.over ? "layers and positions" : "layers and heads"}: ${own.length} ${edges} between ${parts} parts. Arrow keys move from part to part, Enter chooses, Shift and Enter chooses one more. The panel has a part’s edges.`);
+  }
+  /* Of how many edges parts at positions are drawn: those of the selected circuit alone were scored there. */
+  function placing() {
+    const { view, whole, own } = drawn;
+    const known = new Set(view.whole);
+    const here = new Set(own.map((i) => view.whole[i])).size;
+    const lacking = whole.filter((i) => !known.has(i)).length;
+    const named = view.named ? ", named by the first pair’s tokens" : "";
+    return `, of ${count(here)} edges: a column is a position${named}${lacking ? `; ${count(lacking)} more were not scored by position, or are 0 there` : ""}`;
   }
 
   function list() {
     if (!listing.open) return;
-    const key = [drawn.state.ranking, drawn.state.size, drawn.state.sign, drawn.state.reads].join(" ");
+    const { state, view, own } = drawn;
+    const key = [state.ranking, state.size, state.over, state.sign, state.reads].join(" ");
     if (table.dataset.of === key) return page.mark(table);
     table.dataset.of = key;
-    const rows = edgeRows({ circuit, shown: drawn.shown });
+    const rows = edgeRows({ circuit: view, shown: own });
     const cell = (value) => el("td", { class: "number" }, shown(value, false, 4));
     table.replaceChildren(el("table", {}, el("thead", {}, el("tr", {}, ...["edge", "importance", "± SE", "exact"].map((head, i) => el("th", { scope: "col", class: i ? "number" : "text" }, el("span", {}, head))))),
       el("tbody", {}, ...rows.slice(0, LISTED).map((row) => el("tr", {}, el("td", {}, row.name), cell(row.importance), cell(row.stderr), cell(row.exact))))),
@@ -210,84 +217,29 @@ export function makeCircuit(place, page, circuit) {
   }
 
   function text({ node, edge }) {
+    const { view } = drawn;
     if (node !== undefined) {
-      const { start, end } = circuit.edges;
+      const { start, end } = view.edges;
       const [into, out] = [drawn.shown.filter((i) => end[i] === node).length, drawn.shown.filter((i) => start[i] === node).length];
-      const group = drawn.state.groups.find((one) => one.units.includes(circuit.nodes.name[node]));
-      return `${circuit.nodes.name[node]}${group ? ` (${group.name})` : ""} · ${into} edges in, ${out} out`;
+      const group = drawn.state.groups.find((one) => one.units.includes(view.nodes.name[node]));
+      return `${view.nodes.name[node]}${group ? ` (${group.name})` : ""} · ${into} edges in, ${out} out`;
     }
-    const exact = circuit.exact.get(edge);
-    return `${circuit.edges.name[edge]} · importance ${shown(circuit.edges.importance[edge], false, 4)}${exact === undefined ? "" : ` · exact ${shown(exact, false, 4)}`}`;
+    const exact = view.exact.get(edge);
+    return `${view.edges.name[edge]} · importance ${shown(view.edges.importance[edge], false, 4)}${exact === undefined ? "" : ` · exact ${shown(exact, false, 4)}`}`;
   }
-  function hit(event) {
-    const box = canvas.getBoundingClientRect();
-    return under(circuit, drawn.scale, [...drawn.shown, ...drawn.more], drawn.touched, event.clientX - box.left, event.clientY - box.top);
-  }
-  function move(across, up) {
-    const { x, y, name } = circuit.nodes;
-    const all = [...drawn.touched];
-    if (!all.length) return;
-    if (!drawn.touched.has(cursor)) cursor = all.reduce((a, b) => (y[b] > y[a] ? b : a));
-    else {
-      const far = (i) => (across ? Math.abs(x[i] - x[cursor]) + 1000 * Math.abs(y[i] - y[cursor]) : Math.abs(x[i] - x[cursor]) + 1000 * Math.abs(y[i] - y[cursor]));
-      const ahead = all.filter((i) => (across ? Math.abs(y[i] - y[cursor]) < 0.01 && Math.sign(x[i] - x[cursor]) === across : Math.abs(y[i] - y[cursor]) >= 0.01 && Math.sign(y[i] - y[cursor]) === up));
-      if (ahead.length) cursor = ahead.reduce((a, b) => (far(b) < far(a) ? b : a));
-    }
-    draw();
-    speak(text({ node: circuit.node.get(name[cursor]) }));
-  }
-  const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-  canvas.addEventListener("keydown", (event) => {
-    if (moves[event.key]) move(...moves[event.key]);
-    else if ((event.key === "Enter" || event.key === " ") && cursor !== null) page.pick(circuit.nodes.name[cursor], event.shiftKey || event.ctrlKey, canvas);
-    else return;
-    event.preventDefault();
-  });
-  canvas.addEventListener("focus", () => (cursor === null ? move(0, 0) : draw()));
-  canvas.addEventListener("blur", draw);
-  canvas.addEventListener("click", (event) => {
-    const one = hit(event);
-    if (one?.node !== undefined) cursor = one.node;
-    if (one) page.pick(one.node === undefined ? circuit.edges.name[one.edge] : circuit.nodes.name[one.node], event.shiftKey || event.ctrlKey || event.metaKey, canvas);
-  });
-  canvas.addEventListener("pointermove", (event) => {
-    const one = hit(event);
-    tip.hidden = !one;
-    canvas.style.cursor = one ? "pointer" : "";
-    if (!one) return;
-    tip.textContent = text(one);
-    const box = canvas.getBoundingClientRect();
-    tip.style.left = `${Math.max(0, Math.min(event.clientX - box.left + 12, box.width - tip.offsetWidth))}px`;
-    tip.style.top = `${event.clientY - box.top + 14}px`;
-  });
-  canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
 
   /* What is shown, on white, as wide as it is drawn. */
-  function paint(ink) { drawCircuit(ink, circuit, drawn.scale, { ...looks(page.themes.light), look: { ...page.themes.light, chosen: "#b0407a" } }); }
-  function svg() {
-    const ink = makeInk(drawn.scale.width, drawn.scale.height, "#ffffff");
-    paint(ink);
-    return new Blob([ink.text()], { type: "image/svg+xml" });
-  }
-  function png() {
-    const sheet = el("canvas", { width: 2 * drawn.scale.width, height: 2 * drawn.scale.height });
-    const ink = sheet.getContext("2d");
-    ink.fillStyle = "#ffffff";
-    ink.fillRect(0, 0, sheet.width, sheet.height);
-    ink.scale(2, 2);
-    paint(ink);
-    return new Promise((done) => sheet.toBlob(done, "image/png"));
-  }
+  function paint(ink) { drawCircuit(ink, drawn.view, drawn.scale, { ...looks(page.themes.light), look: { ...page.themes.light, chosen: "#b0407a" } }); }
   async function download(title, make, ending) {
-    const { state, shown, more } = drawn;
+    const { state, view, shown } = drawn;
     const { here } = measuredAt(state.measured.sizes[state.ranking], state.size);
     const what = {
-      circuit, about: page.about, ranking: state.ranking, size: state.size, threshold: thresholdOf(circuit, state), filters: { sign: state.sign, reads: state.reads },
-      measured: here && { ...here, on: state.measured.title, ablation: state.measured.ablation }, groups: state.groups, shown: [...shown, ...more],
+      circuit: view, about: page.about, ranking: state.ranking, size: state.size, threshold: thresholdOf(circuit, state), filters: { sign: state.sign, reads: state.reads, ...(state.over && { over: state.over }) },
+      measured: here && { ...here, on: state.measured.title, ablation: state.measured.ablation }, groups: state.groups, shown,
     };
     refused.textContent = make === asNeuronpedia ? notForNeuronpedia(what) || "" : "";
     if (refused.textContent) return;
-    const name = `circuit-${state.ranking}-${state.size}-edges`;
+    const name = `circuit-${state.ranking}-${state.size}-edges${state.over && "-by-position"}`;
     const file = ending ? new Blob([make(what)], { type: ending === "json" ? "application/json" : "text/plain" }) : await make();
     page.save(`${name}${title.startsWith("Neuron") ? "-neuronpedia" : ""}.${ending || title.toLowerCase()}`, file);
   }
@@ -296,8 +248,8 @@ export function makeCircuit(place, page, circuit) {
   let made = "";
   function redraw() {
     const state = now();
-    const { ranking, sign, reads, measured, chosen } = state;
-    const key = JSON.stringify([ranking, sign, reads, measured.name, chosen, store.get().groups, page.theme().font, page.theme().axis.labelColor]);
+    const { ranking, over, sign, reads, measured, chosen } = state;
+    const key = JSON.stringify([ranking, over, sign, reads, measured.name, chosen, store.get().groups, page.theme().font, page.theme().axis.labelColor]);
     if (key !== made) {
       options(state);
       grouping(state);

@@ -54,7 +54,8 @@ def discovery_contents(found: Discovery, columns: Columns) -> dict[str, Any]:
 def _of_discovery(found: Discovery, columns: Columns) -> dict[str, Any]:
     measured = [_evaluated(one, found.scores.signed) for one in (found.evaluation, *found.further)]
     chosen = found.circuit.edges.index.tolist()
-    return circuit_contents(found.scores, columns, "circuit-live", measured, found.pairs, chosen, found.exact())
+    made = circuit_contents(found.scores, columns, "circuit-live", measured, found.pairs, chosen, found.exact())
+    return made | {"positions": found.by_position and _by_position(found.by_position, found.pairs, columns)}
 
 
 def study_circuit(scores: Scores, curve: Curve | None, task: Task, place: str, columns: Columns) -> dict[str, Any]:
@@ -98,11 +99,29 @@ def circuit_contents(
         "heads": every.graph.heads,
         "orders": {name: columns.add([at[int(i)] for i in order]) for name, order in orders.items()},
         "known": {name: len(order) for name, order in orders.items()},
-        **_drawn(every[kept], importance[kept], scores, kept, columns),
+        **drawn(every[kept], importance[kept], _errors(scores, kept), columns),
         "exact": _exact(exact, every[kept], columns),
         "measured": list(measured),
         "prompt": _prompt(task),
     }
+
+
+def _by_position(scores: Scores, task: Task, columns: Columns) -> dict[str, Any]:
+    """The strongest edges at positions, placed over layers × positions; those before the first difference are 0.
+
+    `tokens`: whether the columns are named by the first pair's tokens, which all pairs must be as long as.
+    """
+    every = edges_of(scores)
+    importance = scores.importance().double().numpy()
+    order = [i for i in scores.ranking("abs_mean") if np.isfinite(importance[i]) and importance[i]]
+    kept = np.array(sorted(order[:MOST]), dtype=int)
+    alike = len(set(task.lengths)) == 1
+    tokens = task.tokens(0)[0] if alike else ()
+    made = drawn(every[kept], importance[kept], _errors(scores, kept), columns, tokens)
+    return {
+        **made, "method": scores.method, "unit": scores.unit, "signed": scores.signed, "total": len(order),
+        "layers": every.graph.layers, "heads": every.graph.heads, "named": alike, "caution": scores.pooled,
+    }  # fmt: skip
 
 
 def _rankings(scores: Scores) -> dict[str, list[int]]:
@@ -113,15 +132,22 @@ def _rankings(scores: Scores) -> dict[str, list[int]]:
     return {name: [i for i in scores.ranking(_RANKED[name])[:MOST] if known[i]] for name in names}  # type: ignore[arg-type]
 
 
-def _drawn(edges: Edges, importance: np.ndarray, scores: Scores, kept: np.ndarray, columns: Columns) -> dict[str, Any]:
-    """Nodes, edges by the places of their ends, joins from what heads share to the heads, and the axes."""
-    placed = grid(edges)
+def _errors(scores: Scores, kept: np.ndarray) -> np.ndarray:
+    """Standard errors of some edges' scores; NaN where they are one for all pairs."""
+    return scores.stderr().double().numpy()[kept] if scores.per_example else np.full(len(kept), np.nan)
+
+
+def drawn(
+    edges: Edges, importance: np.ndarray, error: np.ndarray, columns: Columns, tokens: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Nodes, edges by the places of their ends, joins from what heads share to the heads, and the axes; `tokens`: texts
+    of the positions."""
+    placed = grid(edges, tuple(tokens))
     node = {one: i for i, one in enumerate(placed.nodes)}
     graph = edges.graph
     into, which = np.unique(edges.reader, return_inverse=True)
     apart = graph.reader_index[into] >= 0
     sides = [_SIDES.get(int(kind), 0.0) * own for kind, own in zip(graph.reader_kind[into], apart, strict=True)]
-    error = scores.stderr().double().numpy()[kept] if scores.per_example else np.full(len(kept), np.nan)
     return {
         "nodes": _nodes(placed, columns),
         "readers": {
@@ -132,8 +158,8 @@ def _drawn(edges: Edges, importance: np.ndarray, scores: Scores, kept: np.ndarra
             "start": columns.add([node[start] for start, _ in placed.ends]),
             "end": columns.add([node[end] for _, end in placed.ends]),
             "into": columns.add(which.tolist()),
-            "importance": columns.add([_short(value) for value in importance]),
-            "stderr": columns.add([_short(value) for value in error]),
+            "importance": columns.add([short(value) for value in importance]),
+            "stderr": columns.add([short(value) for value in error]),
         },
         "joins": [[node[one], node[other]] for one, other in placed.joins],
         "axes": {
@@ -161,7 +187,7 @@ def _nodes(placed: Grid, columns: Columns) -> dict[str, Any]:
 def _exact(known: Mapping[str, float], kept: Edges, columns: Columns) -> dict[str, Any]:
     """The exact importances that are known: of edges by their places."""
     rows = [(i, known[name]) for i, name in enumerate(kept.names) if name in known] if known else []
-    return {"at": columns.add([i for i, _ in rows]), "value": columns.add([_short(value) for _, value in rows])}
+    return {"at": columns.add([i for i, _ in rows]), "value": columns.add([short(value) for _, value in rows])}
 
 
 def _evaluated(one: Evaluation, signed: bool) -> dict[str, Any]:
@@ -240,6 +266,6 @@ def _prompt(task: Task) -> dict[str, Any]:
     }
 
 
-def _short(value: float) -> float | None:
+def short(value: float) -> float | None:
     """A number of so many digits as a reader can use: five."""
     return float(f"{value:.5g}") if np.isfinite(value) else None

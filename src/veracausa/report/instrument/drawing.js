@@ -1,6 +1,6 @@
 /* A circuit drawn: nodes over layers × heads, or × positions, and edges as curves, blue where they support the behaviour,
    orange where they work against it, wider where they are stronger. On a canvas, or on ink.js. */
-import { endsOf, joinsOf } from "./graph.js";
+import { edgesNamed, endsOf, joinsOf, nodesNamed } from "./graph.js";
 
 const WIDTHS = [0.5, 0.8, 1.2, 1.8, 2.6, 3.6, 5];
 const MARGIN = { left: 44, right: 8, top: 6, bottom: 22 };
@@ -103,8 +103,8 @@ export function makeLayer(circuit) {
 
 /* Edges that what is chosen touches; null where nothing of this circuit is chosen. */
 function litBy(circuit, chosen) {
-  const edges = chosen.filter((name) => circuit.at.has(name)).map((name) => circuit.at.get(name));
-  const nodes = new Set(chosen.filter((name) => circuit.node.has(name)).map((name) => circuit.node.get(name)));
+  const edges = chosen.flatMap((name) => edgesNamed(circuit, name));
+  const nodes = new Set(chosen.flatMap((name) => nodesNamed(circuit, name)));
   if (!edges.length && !nodes.size) return null;
   for (const [shared, head] of circuit.joins) if (nodes.has(head)) nodes.add(shared);
   const lit = new Set(edges);
@@ -145,11 +145,12 @@ function drawEdges(ink, circuit, scale, look, edges, alpha) {
   for (const i of edges) {
     const strength = circuit.most ? Math.sqrt(Math.abs(importance[i] || 0) / circuit.most) : 0;
     const wide = Math.min(WIDTHS.length - 1, Math.floor(strength * WIDTHS.length));
-    const key = wide * 3 + (!circuit.signed ? 0 : importance[i] < 0 ? 1 : 2);
+    const key = wide * 3 + (circuit.sides ? circuit.sides[i] : !circuit.signed ? 0 : importance[i] < 0 ? 1 : 2);
     if (!bins.has(key)) bins.set(key, []);
     bins.get(key).push(i);
   }
-  const colours = [look.range.ordinal[1], look.range.ordinal[0], look.range.ordinal[2]];
+  const { ordinal, heatmap } = look.range;
+  const colours = circuit.sides ? [ordinal[1], heatmap[0], heatmap.at(-1)] : [ordinal[1], ordinal[0], ordinal[2]];
   for (const key of [...bins.keys()].sort((a, b) => a - b)) {
     ink.strokeStyle = colours[key % 3];
     ink.lineWidth = WIDTHS[Math.floor(key / 3)];
@@ -187,8 +188,9 @@ function drawNodes(ink, circuit, scale, { shown, chosen, colours, look, lit }) {
   const { nodes } = circuit;
   const near = lit && endsOf(circuit, shown.filter((i) => lit.has(i)));
   const touched = nodesOf(circuit, shown);
+  const picks = new Set(chosen.flatMap((name) => nodesNamed(circuit, name)));
   for (const i of new Set([...touched, ...colours.keys()])) {
-    const picked = chosen.includes(nodes.name[i]);
+    const picked = picks.has(i);
     ink.globalAlpha = !lit || near.has(i) || picked ? 1 : 0.25;
     ink.fillStyle = colours.get(i) || look.style.exact.color;
     ink.beginPath();

@@ -29,8 +29,9 @@ export function asCsv(what) {
 export function asGraphml(what) {
   const { circuit, shown, groups } = what;
   const { nodes, readers, edges } = circuit;
-  const fed = new Map();
-  for (const [shared, head] of joinsOf(circuit, shown)) fed.set(shared, [...(fed.get(shared) || []), head]);
+  const fed = new Map(); // at positions what attention carries is an edge of its own
+  const joins = joinsOf(circuit, shown);
+  if (!circuit.axes.positional) for (const [shared, head] of joins) fed.set(shared, [...(fed.get(shared) || []), head]);
   const group = new Map(groups.flatMap((one) => one.units.map((name) => [name, one.name])));
   const data = (key, value) => (value === null || value === undefined ? "" : `<data key="${key}">${escaped(value)}</data>`);
   const touched = [...nodesOf(circuit, shown)].filter((i) => !fed.has(i)).sort((a, b) => a - b);
@@ -52,6 +53,7 @@ export function asGraphml(what) {
       lines.push(`<edge source="${escaped(from)}" target="${escaped(to)}" id="${escaped(`${from}->${to}${suffix}`)}">${data("edge", edges.name[i])}${data("reader", kind)}${data("importance", edges.importance[i])}</edge>`);
     }
   }
+  for (const [from, to] of circuit.axes.positional ? joins : []) lines.push(`<edge source="${escaped(nodes.name[from])}" target="${escaped(nodes.name[to])}">${data("reader", "attention")}</edge>`);
   return `${lines.join("\n")}\n</graph>\n</graphml>\n`;
 }
 

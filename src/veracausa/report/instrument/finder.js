@@ -8,7 +8,7 @@ const MOST = 25;
 
 export function makeFinder(place, page) {
   const { store } = page;
-  const search = el("input", { type: "search", id: "find", placeholder: "a9.h6, layer 9 …", autocomplete: "off", spellcheck: "false", oninput: () => store.set({ find: search.value }) });
+  const search = el("input", { type: "search", id: "find", placeholder: "a9.h6, layer 9 …", autocomplete: "off", spellcheck: "false", oninput: () => store.set({ find: search.value }), onkeydown: (event) => { if (event.key === "Enter") first(); } });
   const layers = el("input", { type: "text", size: 6, placeholder: "0-29", oninput: () => store.set({ layers: layers.value }) });
   const least = el("input", { type: "number", min: 0, step: "any", oninput: () => store.set({ least: least.value }) });
   const unit = el("span", {});
@@ -18,13 +18,14 @@ export function makeFinder(place, page) {
   const folder = (
     el("details", { class: "more", id: "find-parts", ontoggle: () => redraw() }, el("summary", {}, "Find, filter and sort parts"),
       el("div", { class: "controls" },
-        el("label", { class: "menu" }, el("span", {}, "Search"), search), menus,
+        el("label", { class: "menu" }, el("span", {}, "Search (Enter: the first)"), search), menus,
         el("label", { class: "menu" }, el("span", {}, "Layers"), layers),
         el("label", { class: "menu" }, unit, least)),
       count, list)
   );
   place.append(folder);
   let listed = null;
+  let passed = [];
 
   /* Nothing is listed while it is folded. */
   function redraw() {
@@ -36,7 +37,7 @@ export function makeFinder(place, page) {
     const section = page.section();
     const kind = section.kinds.find((one) => one.anchor === state.kind || one.kind === state.kind) || section.kinds[0];
     const own = state.find ? section.kinds.flatMap(unitsOfKind) : unitsOfKind(kind);
-    const passed = sorted(filtered(own, { ...state, share: kind.share }), state.sort);
+    passed = sorted(filtered(own, { ...state, share: kind.share }), state.sort);
     const methods = kind.estimates.filter((one) => one.alike);
     for (const [field, name] of [[search, "find"], [layers, "layers"], [least, "least"]]) if (field.value !== (state[name] || "")) field.value = state[name] || "";
     unit.textContent = kind.share ? "At least, % of the gap" : "At least";
@@ -64,6 +65,7 @@ export function makeFinder(place, page) {
           return estimates[i].alike ? [value, el("td", { class: "number" }, shown(missOf(unit, label), unit.kind.share))] : [value];
         })))));
   }
+  function first() { if (passed.length) page.pick(passed[0].name, false, search); }
   function focus() { folder.open = true; redraw(); search.focus(); }
   return { redraw, focus };
 }

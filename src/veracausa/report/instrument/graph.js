@@ -1,19 +1,47 @@
 /* A circuit as the page holds it: edges in their rankings, what was measured of circuits of some sizes, and groups. */
 
-/* With names: `edges.name[i]`, `edges.count`, `at`: name → place of an edge, `node`: name → place of a node. */
+/* Of two circuits side by side: who keeps an edge, by its side. */
+export const KEPT_BY = ["in both", "in A only", "in B only"];
+
+/* A name without its position. */
+export const stemOf = (name) => name.replace(/@\d+$/, "");
+
+/* With names: `edges.name[i]`, `edges.count`, `at`: name → place of an edge, `node`: name → place of a node, `stems`: name
+   without a position → places of nodes. */
 export function circuitOf(told) {
   const { nodes, readers, edges } = told;
   const { start, end, into, importance } = edges;
-  const stems = nodes.name.map((name, i) => (nodes.position[i] >= 0 ? name.replace(/@\d+$/, "") : name));
+  const names = nodes.name.map(stemOf);
   const name = start.map((from, i) => {
     const position = nodes.position[end[i]];
-    return `${stems[from]}->${readers.names[into[i]]}${position >= 0 ? `@${position}` : ""}`;
+    return `${names[from]}->${readers.names[into[i]]}${position >= 0 ? `@${position}` : ""}`;
   });
   const at = new Map(name.map((one, i) => [one, i]));
   const node = new Map(nodes.name.map((one, i) => [one, i]));
+  const stems = new Map();
+  names.forEach((stem, i) => stems.set(stem, [...(stems.get(stem) || []), i]));
   const exact = new Map(told.exact.at.map((edge, i) => [edge, told.exact.value[i]]));
   const most = importance.reduce((large, value) => Math.max(large, Math.abs(value || 0)), 0);
-  return { ...told, edges: { ...edges, name, count: start.length }, at, node, exact, most };
+  return { ...told, edges: { ...edges, name, count: start.length }, at, node, stems, exact, most };
+}
+
+/* The same circuit at positions, with `whole[i]`: the place of an edge's own edge over all positions in `circuit`. */
+export function placedOf(told, circuit) {
+  const order = told.edges.importance.map((value, i) => [Math.abs(value || 0), i]).sort((a, b) => b[0] - a[0]).map(([, i]) => i);
+  const made = circuitOf({ ...told, exact: { at: [], value: [] }, orders: { abs: order, selected: order }, prompt: circuit.prompt });
+  return { ...made, whole: made.edges.name.map((name) => circuit.at.get(stemOf(name))) };
+}
+
+/* The nodes that a name means: at all positions where it says none; whatever position it says, where nodes have none. */
+export function nodesNamed(circuit, name) {
+  if (circuit.node.has(name)) return [circuit.node.get(name)];
+  return circuit.axes.positional && stemOf(name) !== name ? [] : circuit.stems.get(stemOf(name)) || [];
+}
+/* The same of edges. */
+export function edgesNamed(circuit, name) {
+  if (circuit.at.has(name)) return [circuit.at.get(name)];
+  if (!circuit.axes.positional) return circuit.at.has(stemOf(name)) ? [circuit.at.get(stemOf(name))] : [];
+  return circuit.edges.name.flatMap((one, i) => (stemOf(one) === name ? [i] : []));
 }
 
 /* The edges of a circuit's `size` strongest by a ranking that pass the filters: sign ("for", "against"), reads ("q", …). */
@@ -29,6 +57,13 @@ export function edgesOf(circuit, { ranking, size, sign, reads }) {
     found.push(i);
   }
   return found;
+}
+
+/* Of edges over all positions their parts at positions, the strongest first; by sign, if one is asked for. */
+export function partsOf(placed, edges, sign) {
+  const inside = new Set(edges);
+  const { importance } = placed.edges;
+  return placed.orders.abs.filter((i) => inside.has(placed.whole[i]) && (!sign || (importance[i] > 0 ? "for" : "against") === sign));
 }
 
 /* The importance of the weakest edge of a circuit of `size`; null where the page has not so many. */
@@ -101,4 +136,13 @@ export function readGroups(text) {
 export function writeGroups(groups) {
   const safe = (part) => encodeURIComponent(part).replaceAll("~", "%7E");
   return groups.map(({ name, colour, pinned, units }) => [safe(name), colour, pinned ? 1 : 0, ...units.map(safe)].join("~")).join(";");
+}
+
+/* "head 6 of layer 9", of a node of a circuit. */
+export function saidOf(nodes, i) {
+  const [kind, layer, which] = [nodes.kind[i], nodes.layer[i], nodes.which[i]];
+  if (kind === "input" || kind === "logits") return kind === "input" ? "what the stream begins with" : "what the model says";
+  const at = nodes.position[i] >= 0 ? ` at position ${nodes.position[i]}` : "";
+  const what = { head: `head ${which}`, kv: `key/value head ${which}`, mlp: "MLP", "mixer head": `head ${which} of the mixer` }[kind] || kind;
+  return `${what} of layer ${layer}${at}`;
 }

@@ -1,4 +1,5 @@
 /* A drawing surface that writes SVG: of a canvas it has what circuits are drawn with. */
+import { el } from "./dom.js";
 
 function round(value) { return Math.round(value * 100) / 100; }
 export function escaped(text) {
@@ -34,4 +35,20 @@ export function makeInk(width, height, background) {
     text() { return `<svg xmlns="http://www.w3.org/2000/svg" width="${round(width)}" height="${round(height)}" viewBox="0 0 ${round(width)} ${round(height)}">${parts.join("\n")}</svg>\n`; },
   };
   return ink;
+}
+
+/* What `paint(ink)` draws on a scale, on white, as files: SVG, and PNG of twice as many pixels. */
+export function svgOf(scale, paint) {
+  const ink = makeInk(scale.width, scale.height, "#ffffff");
+  paint(ink);
+  return new Blob([ink.text()], { type: "image/svg+xml" });
+}
+export function pngOf(scale, paint) {
+  const sheet = el("canvas", { width: 2 * scale.width, height: 2 * scale.height });
+  const ink = sheet.getContext("2d");
+  ink.fillStyle = "#ffffff";
+  ink.fillRect(0, 0, sheet.width, sheet.height);
+  ink.scale(2, 2);
+  paint(ink);
+  return new Promise((done) => sheet.toBlob(done, "image/png"));
 }

@@ -1,5 +1,6 @@
 /* Puts the page together: the state of the address, the map, the finder, the panel, and marks everywhere. */
 import { FIELDS, readAddress, writeAddress } from "./address.js";
+import { makeApart } from "./apart.js";
 import { makeStore } from "./choosing.js";
 import { CIRCUIT_FIELDS, makeCircuit, prepared } from "./circuit.js";
 import { makeFinder } from "./finder.js";
@@ -7,6 +8,7 @@ import { makeMap } from "./map.js";
 import { makeMarks } from "./marks.js";
 import { filled, unitsOf } from "./packed.js";
 import { makePanel } from "./panel.js";
+import { makeSeeker } from "./seeker.js";
 
 function start({ views, column, instrument, themes, scheme, about, save }) {
   const { sections, calls } = filled(instrument, column);
@@ -14,7 +16,7 @@ function start({ views, column, instrument, themes, scheme, about, save }) {
   const tables = new Map();
   for (const section of sections) section.circuits = (section.circuits || []).map(prepared);
   const every = new Set(sections.flatMap((section) => section.kinds.flatMap((kind) => kind.names)));
-  for (const circuit of sections.flatMap((section) => section.circuits)) for (const name of [...circuit.edges.name, ...circuit.nodes.name]) every.add(name);
+  for (const circuit of sections.flatMap((section) => section.circuits.flatMap((one) => [one, one.positions].filter(Boolean)))) for (const name of [...circuit.edges.name, ...circuit.nodes.name]) every.add(name);
   const spoken = document.getElementById("spoken");
   let from = null;
 
@@ -52,8 +54,9 @@ function start({ views, column, instrument, themes, scheme, about, save }) {
   const nothing = { redraw() {}, draw() {}, focus() {} };
   const mapped = sections.some((one) => one.kinds.length);
   const map = mapped ? makeMap(document.getElementById("where"), page) : nothing;
-  const finder = mapped ? makeFinder(document.getElementById("finder"), page) : nothing;
-  const circuits = sections.flatMap((one) => one.circuits.map((circuit) => makeCircuit(document.getElementById(circuit.place), page, circuit)));
+  const sought = document.getElementById("finder");
+  const finder = mapped ? makeFinder(sought, page) : sought ? makeSeeker(sought, page, sections.flatMap((one) => one.circuits)) : nothing;
+  const circuits = sections.flatMap((one) => one.circuits.map((circuit) => (circuit.sides ? makeApart : makeCircuit)(document.getElementById(circuit.place), page, circuit)));
   const panel = makePanel(document.getElementById("unit"), page);
 
   function redraw() {

@@ -1,6 +1,7 @@
 /* The panel of the chosen unit: all that the study knows of it, and the calls that find what it does not know. */
 import { el, refill } from "./dom.js";
 import { edgeBody, edgesSections } from "./edges.js";
+import { saidOf } from "./graph.js";
 import { streamOf, toldOf } from "./packed.js";
 import { beside, curve, strip } from "./plots.js";
 import { shown } from "./scales.js";
@@ -32,15 +33,17 @@ export function makePanel(place, page) {
 
   /* What is no unit with an effect of its own, but a part or an edge of a circuit. */
   function other(name) {
-    const edge = circuits().find((one) => one.at.has(name));
+    const edge = views().find((one) => one.at.has(name));
     if (edge) return edgeBody(edge, name);
     return [...edges(name), missing(name)];
   }
   const circuits = () => page.section().circuits;
-  function edges(name) { return circuits().flatMap((one) => edgesSections(one, name)); }
+  /* Circuits, and the same at positions. */
+  const views = () => circuits().flatMap((one) => (one.positions ? [one, one.positions] : [one]));
+  function edges(name) { return circuits().flatMap((one) => edgesSections(one.positions?.node.has(name) ? one.positions : one, name)); }
   function kindIn(name) {
-    const circuit = circuits().find((one) => one.node.has(name) || one.at.has(name));
-    return !circuit ? "" : circuit.at.has(name) ? "edge" : said(circuit.nodes, circuit.node.get(name));
+    const circuit = views().find((one) => one.node.has(name) || one.at.has(name));
+    return !circuit ? "" : circuit.at.has(name) ? "edge" : saidOf(circuit.nodes, circuit.node.get(name));
   }
 
   function missing(name) {
@@ -201,13 +204,4 @@ export function makePanel(place, page) {
   }
 
   return { redraw, focus: () => place.querySelector("h2")?.focus() };
-}
-
-/* "head 6 of layer 9", of a node of a circuit. */
-function said(nodes, i) {
-  const [kind, layer, which] = [nodes.kind[i], nodes.layer[i], nodes.which[i]];
-  if (kind === "input" || kind === "logits") return kind === "input" ? "what the stream begins with" : "what the model says";
-  const at = nodes.position[i] >= 0 ? ` at position ${nodes.position[i]}` : "";
-  const what = { head: `head ${which}`, kv: `key/value head ${which}`, mlp: "MLP", "mixer head": `head ${which} of the mixer` }[kind] || kind;
-  return `${what} of layer ${layer}${at}`;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,9 @@ def page(found: Comparison) -> str:
     named = [(f"{i}-{identifier(one.title)[:80]}", one) for i, one in enumerate(found.compared, 1)]
     sections = [_drawn(name, one) for name, one in named]
     figures = [figure for section in sections for figure in section["figures"]]
-    made = spared_tables("made", "How both were made", lambda: [_made(found)]) if found.mismatches else []
+    made = (
+        spared_tables("made", "How both were made", lambda: [made_table(found.mismatches)]) if found.mismatches else []
+    )
     tables = [*made, *(table for section in sections for table in section["tables"])]
     units = {unit for one in found.compared for unit in one.names}
     try:
@@ -71,7 +74,7 @@ def page(found: Comparison) -> str:
             "comparison.html",
             figures,
             tables,
-            shown=_shown(found),
+            shown=shown_of("Two results side by side", found.model),
             summary=found.sentences,
             notes=(),
             warnings=found.warnings,
@@ -117,15 +120,17 @@ def _told(found: Comparison, name: str) -> tuple[str, str, str]:
     return scores.method, scores.model["source"], scores.task["description"]
 
 
-def _shown(found: Comparison) -> About:
-    dtype = found.model.get("dtype")
+def shown_of(title: str, model: dict[str, str]) -> About:
+    """What a page of two results says of itself."""
+    dtype = model.get("dtype")
     machine = f"computed in {dtype}" if dtype else "not said"
     today = datetime.date.today().isoformat()
-    return About("Two results side by side", found.model, command(), today, machine, 0.0, versions())
+    return About(title, model, command(), today, machine, 0.0, versions())
 
 
-def _made(found: Comparison) -> Table:
-    rows = tuple({"what": what, "A": one, "B": other} for what, one, other in found.mismatches)
+def made_table(mismatches: Sequence[tuple[str, str, str]]) -> Table:
+    """How A and B were made: what differs."""
+    rows = tuple({"what": what, "A": one, "B": other} for what, one, other in mismatches)
     return Table(
         "made", "How both were made: what differs", (Column("what", ""), Column("A", "A"), Column("B", "B")), rows
     )

@@ -115,5 +115,6 @@ def _variables(theme: Any) -> Markup:
     return Markup(
         f"--ink:{theme.ink};--muted:{theme.muted};--line:{theme.line};--surface:{theme.surface};"
         f"--accent:{theme.category[0]};--scale:linear-gradient(to right, {gradient});"
-        f"--apart:linear-gradient(to right, {apart});--font:{FONT}"
+        f"--apart:linear-gradient(to right, {apart});--in-a:{theme.agreement[0]};--in-b:{theme.agreement[-1]};"
+        f"--font:{FONT}"
     )

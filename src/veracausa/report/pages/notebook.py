@@ -6,15 +6,21 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from veracausa.circuits.comparison import CircuitComparison
 from veracausa.discovery.results import Discovery
-from veracausa.report.pages import comparison, discovery
+from veracausa.report.pages import circuit_comparison, comparison, discovery
 from veracausa.report.pages import page as study
 from veracausa.scores.comparison import Comparison
 from veracausa.spared import spared
 from veracausa.studies.results import Study
 
 #: Results with a page of their own → what makes its text.
-_PAGES: dict[type, Callable[[Any], str]] = {Study: study.page, Comparison: comparison.page, Discovery: discovery.page}
+_PAGES: dict[type, Callable[[Any], str]] = {
+    Study: study.page,
+    Discovery: discovery.page,
+    Comparison: comparison.page,
+    CircuitComparison: circuit_comparison.page,
+}
 #: Pixels of a frame from top to bottom.
 _HEIGHT = 780
 #: Frames that were made: the charts of a default study take some seconds to write down.
