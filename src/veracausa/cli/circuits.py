@@ -35,6 +35,7 @@ from veracausa.terminal import echo
 
 if TYPE_CHECKING:
     from veracausa import choices
+    from veracausa.circuits.attacks.attack import Attack
     from veracausa.discovery.results import Discovery
     from veracausa.model import Model
     from veracausa.tasks.task import Task
@@ -157,13 +158,14 @@ def adversary(
 
     Without --task, --model, --metric, --corruption and --digits they are the circuit's own, and the pairs are drawn
     with the next seed. The adversary sees half of the pairs; what it finds is run on the other half, too. The attack is
-    kept in the folder, and a killed run goes on from its finished pieces.
+    kept in the folder, with a page of its own; a killed run goes on from its finished pieces.
     """
     from veracausa.circuits.attacks.attacking import adversary as run
     from veracausa.circuits.attacks.attacking import require_attack
 
     chosen = [cast("choices.AttackBudget", one.strip()) for one in budgets.split(",")]
     require_attack(chosen, ablation)
+    require_extra("charts")
     lm, task, found = setup.again(folder)
     half = (len(task) + 1) // 2
     attack = run(
@@ -175,6 +177,13 @@ def adversary(
         setup.json,
         lambda: echo(f"{attack}\n\n" + "\n".join(attack.sentences)),
         lambda: body_of(attack),
-        lambda _: attack.save(path),
+        lambda _: _with_page(attack, path),
         folder,
+        f" and {path.with_suffix('.html').name}",
     )
+
+
+def _with_page(attack: Attack, path: Path) -> Path:
+    """Write an attack, and its page beside it."""
+    attack.page(path.with_suffix(".html"))
+    return attack.save(path)

@@ -14,12 +14,15 @@ from veracausa.cli.options import BoardParts, HeldOut, OtherModel, OtherTasks, O
 from veracausa.cli.output import body_of, finish
 from veracausa.cli.setup import ModelSetup, Setup
 from veracausa.errors import MethodError
+from veracausa.extras import require_extra
 from veracausa.storage.files import at
 from veracausa.suggestions import not_known
 from veracausa.terminal import echo
 
 if TYPE_CHECKING:
     from veracausa import choices
+    from veracausa.circuits.quality.specificity import Specificity
+    from veracausa.circuits.scoreboards.board import Scoreboard
 
 
 @spread
@@ -34,7 +37,7 @@ def scoreboard(
     """Judge rankings of edges side by side: areas of f, flipped answers, an adversary's radius, specificity, price.
 
     Edges are scored on half of the pairs, and judged on the other half. With --tasks the circuits are also ablated on
-    other tasks. What is finished is kept in the folder, and a killed run goes on from it.
+    other tasks. What is finished is kept in the folder, which gets a page (report.html); a killed run goes on from it.
     """
     from veracausa.circuits.scoreboards.judging import scoreboard as run
     from veracausa.discovery.rankings import RANDOM
@@ -51,6 +54,7 @@ def scoreboard(
             raise MethodError(not_known("part of a scoreboard", part, PARTS))
     for other in (*apart, *([held_out] if held_out else [])):
         require_task(other, setup.metric, columns_of(setup.columns))
+    _require_drawn(setup.out)
     lm, task = setup.ready()
     scored, judged = (task, setup.build(lm, held_out, setup.seed + 1)) if held_out else task.split(0.5, setup.seed)
     others = {name: setup.build(lm, name) for name in apart}
@@ -64,8 +68,9 @@ def scoreboard(
         setup.json,
         lambda: echo(f"{board}\n\n" + "\n".join(board.sentences)),
         lambda: body_of(board),
-        lambda folder: board.save(folder / "scoreboard.json"),
+        lambda folder: _with_page(board, folder / "scoreboard.json"),
         setup.out,
+        " and report.html",
     )
 
 
@@ -84,11 +89,15 @@ def specificity(
     ],
     draws: RandomCircuits = 3,
 ) -> None:
-    """Ablate the circuits of several tasks on each other's held-out pairs, beside random circuits like them."""
+    """Ablate the circuits of several tasks on each other's held-out pairs, beside random circuits like them.
+
+    A folder --out gets the result and its page (report.html).
+    """
     from veracausa.circuits.quality.across_tasks import specificity as run
     from veracausa.discovery.files import load_discovery
 
     require_folder(setup.out)
+    _require_drawn(setup.out)
     found = {folder.name: load_discovery(folder) for folder in folders}
     if len(found) < len(folders):
         raise MethodError("Circuits are named after their folders here, and two of these have one name.")
@@ -100,9 +109,23 @@ def specificity(
         setup.json,
         lambda: echo(f"{matrix}\n\n" + "\n".join(matrix.sentences)),
         lambda: body_of(matrix),
-        lambda folder: matrix.save(folder / "specificity.safetensors"),
+        lambda folder: _with_page(matrix, folder / "specificity.safetensors"),
         setup.out,
+        " and report.html",
     )
+
+
+def _require_drawn(out: Path | None) -> None:
+    """Raise where a page is to be written and cannot be drawn."""
+    if out is not None:
+        require_extra("charts")
+
+
+def _with_page(found: Scoreboard | Specificity, path: Path) -> Path:
+    """Write a result, and its page beside it."""
+    found.save(path)
+    found.page(path.parent / "report.html")
+    return path
 
 
 def _several(words: str) -> list[str]:

@@ -13,7 +13,7 @@ from veracausa.cli.options import Csv, Json, Rows
 from veracausa.cli.output import body_of, print_json, rows_of
 from veracausa.errors import FileError, MethodError
 from veracausa.storage.files import at, csv_text, format_of
-from veracausa.terminal import echo
+from veracausa.terminal import echo, say
 from veracausa.words import counted
 
 if TYPE_CHECKING:
@@ -25,8 +25,13 @@ Saved = Annotated[
     Path, typer.Argument(metavar="FILE|FOLDER", help="What a command or `save` wrote with --out.", parser=at)
 ]
 
+Page = Annotated[
+    Path | None,
+    typer.Option("--page", metavar="FILE.html", help="Also write the result's page there, if it has one.", parser=at),
+]
 
-def open_result(path: Saved, rows: Rows = 10, json: Json = False, csv: Csv = False) -> None:
+
+def open_result(path: Saved, rows: Rows = 10, json: Json = False, csv: Csv = False, page: Page = None) -> None:
     """Show any saved result: what it is, what it found, and the head of its table. No model is loaded."""
     from veracausa.opening import kind_of_folder
     from veracausa.opening import open as read
@@ -41,6 +46,8 @@ def open_result(path: Saved, rows: Rows = 10, json: Json = False, csv: Csv = Fal
         raise FileError(f"There is no file or folder {path}.")
     BEGUN.set(True)
     found = read(path)
+    if page is not None:
+        say(f"Page: {_page_of(found, page).resolve()}")
     table = _pairs(found) if isinstance(found, Task) else found.table()
     if csv:
         echo(csv_text(table).removesuffix("\n"))
@@ -51,6 +58,21 @@ def open_result(path: Saved, rows: Rows = 10, json: Json = False, csv: Csv = Fal
         for sentence in getattr(found, "sentences", ()):
             echo(f"• {sentence}")
         _head(_strongest_first(table), rows)
+
+
+def _page_of(found: Any, page: Path) -> Path:
+    """Write a result's page.
+
+    Raises:
+        MethodError: it has none of its own.
+    """
+    if not hasattr(found, "page"):
+        raise MethodError(
+            f"A {type(found).__name__} has no page that stands alone. A study's and a discovery's folder hold theirs "
+            "(report.html); of other results there is found.chart()."
+        )
+    written: Path = found.page(page)
+    return written
 
 
 def _strongest_first(table: pd.DataFrame) -> pd.DataFrame:

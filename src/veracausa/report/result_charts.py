@@ -74,6 +74,7 @@ from veracausa.report.charts.pruning import pruned_figure, ranking_part
 from veracausa.report.charts.removals import removal_figure
 from veracausa.report.charts.scatters import against_exact, padded
 from veracausa.report.charts.scoreboards import scoreboard_part
+from veracausa.report.charts.specificities import specificity_part
 from veracausa.report.charts.steering import steering_part
 from veracausa.report.charts.strengths import bars_view, diagonal_view, overlap_view, strips_view
 from veracausa.report.charts.theme import Support
@@ -184,16 +185,6 @@ def _minimality(found: Minimality) -> Part:
 
 
 @drawing.register
-def _specificity(found: Specificity) -> Part:
-    data, limit = Datasets(inline=True), max(1.0, float(found.damage.abs().max()))
-    values, errors = found.damage.numpy(), found.stderr.numpy()
-    view = matrix_view(data, _OWN, values, found.circuits, [*found.tasks], "share of the gap that is gone", limit,
-                       Support.POSITIVE, stderr=errors)  # fmt: skip
-    said = " ".join(found.sentences)
-    return Part("What each task loses without each circuit", view, data, f"Heat map. {said}", "rows: circuits")
-
-
-@drawing.register
 def _sheaf(found: Sheaf) -> Part:
     data, table = Datasets(inline=True), found.table()
     names = [f"{name}: {RUNS[name]}" for name in table["run"]]
@@ -273,7 +264,7 @@ _PARTS: dict[type, Callable[[Any, str], Part | Figure]] = {
     AttributionGraph: attribution_part, GraphCheck: graph_check_part, Steering: steering_part,
     PartCurve: part_curve_part, FeatureCircuit: feature_circuit_part, Attack: attack_figure,
     CauseCurve: cause_curve_part, Scoreboard: scoreboard_part, RemovalCurve: removal_figure,
-    PartRanking: ranking_part, Pruned: pruned_figure,
+    PartRanking: ranking_part, Pruned: pruned_figure, Specificity: specificity_part,
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The loop against a naive one on a loss that is known, and constants that are learned along with gates."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.estimates.learned.descent import Descent
-from veracausa.estimates.learned.learner import Learner
+from veracausa.estimates.learned.learner import LEARNERS, Learner
 from veracausa.estimates.learned.training import Training
 from veracausa.units.resolve import all_edges
 
@@ -167,3 +168,28 @@ def test_what_it_costs_is_foretold(tiny, task_of, how):
     asked = {"how": how, "steps": 3, "seeds": 2}
     found = vc.circuits.learn(lm, task, **asked, show_progress=False).cost.token_layers
     assert found <= vc.circuits.learn.work(lm, task, **asked).tokens() <= found + 2 * lm.layers * sum(task.lengths)
+
+
+class Linear(Runs):
+    """A metric that is linear in what is kept: what a unit does alone is what it does among any others."""
+
+    effects = torch.tensor([0.3, 0.9, 0.1, 0.7, 0.02, 0.5, 0.2], dtype=torch.float64)
+
+    def slope(self, group, gates, cause):
+        sign, each = 1.0 if cause else -1.0, gates.ndim > 1
+        rows = gates if each else gates.expand(2, -1)
+        slope = sign * self.effects.expand_as(rows)
+        return float((slope * rows).sum()), slope if each else slope.sum(0)
+
+
+@pytest.mark.parametrize(("how", "steps"), [("matryoshka", 200), ("top-k", 600), ("bottleneck", 600)])
+def test_where_the_metric_is_linear_the_order_is_that_of_exact_effects(how, steps):
+    """Of the ways that order all units; gates that are held to one size are open or closed, and equal among themselves.
+
+    Noisy gates take more steps; a nat of noise is priced so that no gate closes.
+    """
+    learner = replace(LEARNERS[how], steps=steps, price=0.4 * UNITS, last_price=0.4 * UNITS)
+    training = Training([0] * UNITS, learner, 3, 4, None, 2)
+    descent = Descent(Linear(), training, 2, torch.full((UNITS,), learner.begin, dtype=torch.float64))
+    descent.run([[0, 1]] * steps, lambda _: None, lambda: None)
+    assert torch.equal(descent.values().argsort(), Linear.effects.argsort())

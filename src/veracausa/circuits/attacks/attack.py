@@ -20,6 +20,7 @@ from torch import Tensor
 from veracausa.circuits.attacks.budgets import BUDGETS
 from veracausa.circuits.runs.run_circuits import Ran
 from veracausa.cost import Cost
+from veracausa.doors import through
 from veracausa.errors import MethodError
 from veracausa.statistics.bootstrap import too_few, with_replacement
 from veracausa.statistics.gaps import cautions
@@ -332,6 +333,14 @@ class Attack(Ran):
     def __repr__(self) -> str:
         table = self.table().to_string(index=False, float_format=lambda x: f"{x:.3f}")
         return f"{self.describe()}\n{table}"
+
+    def page(self, path: str | Path) -> Path:
+        """Write its page, one offline file.
+
+        >>> found.page("found.html")
+        """
+        written: Path = through("Attack.page", self, path)
+        return written
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""

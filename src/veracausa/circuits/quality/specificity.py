@@ -19,6 +19,7 @@ from torch import Tensor
 
 from veracausa.circuits.runs.run_circuits import Ran
 from veracausa.cost import Cost
+from veracausa.doors import through
 from veracausa.statistics.ratios import ratios
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, cost, many, reading, record, require_tensors, text, whole
@@ -175,6 +176,14 @@ class Specificity(Ran):
 
     def __repr__(self) -> str:
         return self.describe()
+
+    def page(self, path: str | Path) -> Path:
+        """Write its page, one offline file.
+
+        >>> found.page("found.html")
+        """
+        written: Path = through("Specificity.page", self, path)
+        return written
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from veracausa.circuits.scoreboards.columns import COLUMNS, NEITHER, SMALLER
 from veracausa.cost import Cost
+from veracausa.doors import through
 from veracausa.errors import MethodError
 from veracausa.result import Shown
 from veracausa.storage.files import at, read_json, write_json
@@ -122,12 +123,17 @@ class Scoreboard(Shown):
                 led.setdefault(name, []).append(column)
         leads = [f"{name} leads in {listed(columns)}." for name, columns in led.items()]
         pairs = counted(int(self.task["n"]), "pair")
-        return (f"{len(self.rankings):,} rankings judged on {pairs}.", *leads, *(f"{one}." for one in self.missing))
+        return (
+            f"{counted(len(self.rankings), 'ranking')} judged on {pairs}.",
+            *leads,
+            *(f"{one}." for one in self.missing),
+        )
 
     def describe(self) -> str:
         """The board as text, what is missing, and what it cost."""
         lines = [
-            f"scoreboard of {len(self.rankings):,} rankings of edges · circuits of {float(self.settings['size']):.1%}",
+            f"scoreboard of {counted(len(self.rankings), 'ranking')} of edges · "
+            f"circuits of {float(self.settings['size']):.1%}",
             f"model   {self.model['source']}",
             f"task    {self.task['description']}",
             self.shown().to_string(index=False),
@@ -138,6 +144,14 @@ class Scoreboard(Shown):
 
     def __repr__(self) -> str:
         return self.describe()
+
+    def page(self, path: str | Path) -> Path:
+        """Write its page, one offline file.
+
+        >>> board.page("board.html")
+        """
+        written: Path = through("Scoreboard.page", self, path)
+        return written
 
     def save(self, path: str | Path) -> Path:
         """Write a JSON file, whole or not at all; `vc.open` reads it."""

@@ -65,8 +65,8 @@ def _view(rows: list[Row], data: Datasets, title: str, name: str) -> View:
     known = [row[key] for row in rows for key in ("low", "high")]
     ends = alt.Scale(domain=[min(0.0, *known, 0.0), max(INSIDE[1] + 0.1, *known, 0.0)], nice=False)
     y = alt.Y("drawn:Q", title="f", scale=ends, axis=alt.Axis(tickCount=6))
-    color = alt.Color("circuit:N", title=None, legend=alt.Legend(symbolOpacity=1))
-    dash = alt.StrokeDash("who:N", title=None)
+    color = alt.Color("circuit:N", title=None, legend=alt.Legend(symbolOpacity=1, columns=1))
+    dash = alt.StrokeDash("who:N", title=None, legend=alt.Legend(columns=1, symbolType="stroke"))
     tips: list[Any] = [
         alt.Tooltip("circuit:N"), alt.Tooltip("who:N"), alt.Tooltip("amount:Q", format=",.3~g"),
         alt.Tooltip("f:Q", format="+.3f"), alt.Tooltip("stderr:Q", title="± standard error", format=".3f"),

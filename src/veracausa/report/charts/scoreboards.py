@@ -47,3 +47,32 @@ def _places(found: Scoreboard, column: str) -> list[float]:
         better = -table if column in SMALLER else table
         places[known] = (rankdata(better[known]) - 1) / (known.sum() - 1)
     return list(places.tolist())
+
+
+def price_part(found: Scoreboard, name: str) -> Part | None:
+    """Bounded area against the price of the scores, a dot a ranking; None where fewer than two have both."""
+    rows = list[Row]()
+    for ranking in found.rankings:
+        price, bounded = (found.cells[ranking].get(column, Cell()) for column in ("price", "bounded"))
+        if price.value is not None and bounded.value is not None:
+            error = bounded.stderr or 0.0
+            rows.append({
+                "ranking": ranking, "price": price.value, "bounded": number(bounded.value),
+                "low": number(bounded.value - error), "high": number(bounded.value + error),
+            })  # fmt: skip
+    if len(rows) < 2:
+        return None
+    data, least = Datasets(inline=True), min((row["price"] for row in rows if row["price"]), default=10) / 10
+    scale = alt.Scale(type="symlog", constant=least)
+    x = alt.X("price:Q", title="price of the scores, token-layers", scale=scale, axis=alt.Axis(grid=False, tickCount=5))
+    ends = [min(0.0, *(row["low"] for row in rows)), max(1.0, *(row["high"] for row in rows))]
+    y = alt.Y("bounded:Q", title="bounded", scale=alt.Scale(domain=ends, nice=False))
+    tips = [alt.Tooltip("ranking:N"), alt.Tooltip("price:Q", format=",.0f"), alt.Tooltip("bounded:Q", format=".3f")]
+    base = alt.Chart(data.add(name, rows)).encode(x=x, y=y, tooltip=tips)
+    layers = [
+        base.mark_rule().encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_point(filled=True, size=60),
+        base.mark_text(style=theme.NAME, align="left", dx=8).encode(text="ranking:N"),
+    ]
+    said = "; ".join(f"{row['ranking']} {row['bounded']:.3f}" for row in rows)
+    return Part("", alt.layer(*layers).properties(height=260), data, f"Scatter of bounded against price: {said}.")
