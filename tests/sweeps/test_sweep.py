@@ -174,6 +174,30 @@ def test_merged_receipts_curves_and_studies_are_those_of_one_process(there, aske
     assert merged.sentences == alone.sentences
 
 
+@pytest.mark.parametrize("seconds", [TINY, 60.0])
+def test_a_receipt_with_a_reference_set_of_its_own(there, asked, tmp_path, seconds):
+    """Estimate and exact effects take their means over the same prompts: in items of their own, and in one."""
+    (tmp_path / "prompts.txt").write_text("the keys near the cabinet\nAfter the key near the store\n", encoding="utf-8")
+    where = {"reference": str(tmp_path / "prompts.txt")}
+    question = {"ask": "verify", "units": "heads", "method": "atp", "baseline": "mean", "top": 3, "sample": 2} | where
+    done = quiet(plan(there, question, seconds=seconds), tmp_path / "out")
+    estimate = vc.attribute(*asked, units="heads", method="atp", baseline="mean", **where, show_progress=False)
+    alone = vc.verify(*asked, estimate, top=3, sample=2, **where, show_progress=False)
+    assert ({item.step for item in done.folder.items} == {""}) is (seconds != TINY)
+    same(done[0], alone)
+    assert done[0].exact.settings["reference_digest"] == estimate.settings["reference_digest"]
+
+
+def test_items_are_told_apart_by_what_a_reference_file_holds(there, tmp_path):
+    """The same plan, with the file's prompts written anew: other items, so nothing of the old ones is taken."""
+    prompts, found = tmp_path / "prompts.txt", []
+    question = {"ask": "exact", "units": "mlps", "ablation": "mean", "reference": str(prompts)}
+    for number, text in enumerate(("the keys near the cabinet\n", "After the key near the store\n")):
+        prompts.write_text(text, encoding="utf-8")
+        found.append(laid_out(plan_of(plan(there, question)), tmp_path / str(number), show_progress=False).items[0].id)
+    assert found[0] != found[1]
+
+
 def test_a_disk_that_is_too_small_is_said_before_anything_is_run(there, tmp_path, monkeypatch):
     """What is forecast is what the files take, but for their headers."""
     asking = plan(there, {"ask": "exact", "units": "neurons"}, {"ask": "attribute", "units": "heads", "method": "atp"})

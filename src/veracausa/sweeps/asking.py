@@ -32,9 +32,10 @@ from veracausa.loading.load import load
 from veracausa.receipts.verify import VerifyWork, verify
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Scores, task_header
-from veracausa.sweeps.verbs import OWN
+from veracausa.sweeps.verbs import BOTH, OWN
 from veracausa.tasks.custom import PUBLISHED, published_pair
 from veracausa.tasks.custom import task as own_task
+from veracausa.tasks.references import reference_set
 from veracausa.tasks.registry import build
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.groups import Groups
@@ -86,6 +87,11 @@ class Asked:
         """The work of all pairs and units."""
         return self.work(Part())
 
+    @cached_property
+    def reference(self) -> Task | None:
+        """The prompts of a reference set that the question names; a file's content may change, its name does not."""
+        return reference_set(self.lm, self.cell.options.get("reference"))
+
     @property
     def in_steps(self) -> bool:
         """Whether it is a receipt or a curve that can be cut: not one whose stages end by what they find."""
@@ -109,6 +115,7 @@ class Asked:
             "direction": work.effects.direction,
         }
         options |= {"seed": work.effects.seed} if work.effects.ablation == "resample" else {}
+        options |= {name: value for name, value in self.cell.options.items() if name in BOTH["verify"]}
         return replace(self, cell=replace(self.cell, ask="exact", options=options))
 
     def receipt(self, estimate: Scores) -> VerifyWork:
@@ -217,9 +224,11 @@ class Asked:
         return self.task if part.pairs is None else self.task[part.pairs]
 
     def _estimate(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The options of the estimate that a receipt or a curve is about, and its own."""
-        own = {name: value for name, value in options.items() if name in OWN[self.cell.ask]}
-        return {name: value for name, value in options.items() if name not in own}, own
+        """The options of the estimate that a receipt or a curve is about, and its own; some are both's."""
+        ask = self.cell.ask
+        estimate = {name: value for name, value in options.items() if name not in OWN[ask]}
+        own = {name: value for name, value in options.items() if name in (*OWN[ask], *BOTH.get(ask, ()))}
+        return estimate, own
 
     def _call(self, part: Part) -> tuple[Any, dict[str, Any]]:
         options = dict(self.cell.options)

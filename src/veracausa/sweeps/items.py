@@ -171,5 +171,6 @@ def _ranges(costs: np.ndarray, count: int) -> Iterator[tuple[int, int]]:
 
 def _id(asked: Asked, part: Part, step: str, identity: str) -> str:
     cell = {"ask": asked.cell.ask, "options": dict(asked.cell.options), "task": asked.task.digest()}
+    cell |= {} if asked.reference is None else {"reference": asked.reference.digest()}
     content = [__version__, identity, cell, step, part.pairs, part.units]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -21,5 +21,7 @@ VERBS: dict[str, tuple[str, ...]] = {
 }
 #: Those of a receipt and of a curve that are not the estimate's.
 OWN = {"verify": _CHECK, "curve": _SIZES}
+#: Those that are asked of both: a receipt's effects are compared with an estimate of the same reference set.
+BOTH = {"verify": ("reference",)}
 #: Those whose answers are scores.
 SCORED = ("exact", "attribute")
