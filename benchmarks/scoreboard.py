@@ -108,7 +108,7 @@ def judge(lm: vc.Model, name: str, names: list[str], draw: int, given: Any) -> N
             continue
         board = vc.circuits.scoreboard(
             lm, task[given.pairs :], rankings, tasks=others or None, size=given.size, restored=given.restored,
-            parts=given.parts.split(",") if given.parts else None, out=given.out,
+            largest=given.largest, parts=given.parts.split(",") if given.parts else None, out=given.out,
         )  # fmt: skip
         board.save(given.out / f"board-{given.model}-{name}-{given.held_out}-{draw}.json")
         print(f"{name}, draw {draw}: {ranking} is judged", flush=True)
@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="of what learns; 0: its own number")
     parser.add_argument("--size", type=float, default=0.02, help="share of the edges that is attacked and ablated")
     parser.add_argument("--restored", type=int, nargs="+", default=[10, 30, 100, 300, 1000], help="by the adversary")
+    parser.add_argument("--largest", type=float, nargs="+", default=[0.01, 0.03, 0.1, 0.3, 1.0], help="its weights")
     parser.add_argument("--parts", default="", help="curve,cause,adversary,specificity; default all")
     parser.add_argument("--out", type=Path, default=Path("out/scoreboard"))
     parser.add_argument("--collect", type=Path, help="only print the boards of this folder")
