@@ -30,9 +30,9 @@ from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.receipts.stages import Orders, plan, walk
 from veracausa.statistics.bounds import unseen
 from veracausa.units.edges import Edges
+from veracausa.units.every_unit import all_edges, all_units
 from veracausa.units.groups import Groups
 from veracausa.units.members import Member
-from veracausa.units.resolve import all_edges, all_units
 from veracausa.units.table import Units
 
 QUIET = {"show_progress": False}

@@ -38,7 +38,7 @@ from veracausa.dictionaries import Dictionary, Encoder
 from veracausa.engine.budget import within
 from veracausa.model import Model
 from veracausa.tasks.task import Task
-from veracausa.units.resolve import all_edges, all_units
+from veracausa.units.every_unit import all_edges, all_units
 from veracausa.units.table import Units
 
 

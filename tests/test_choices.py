@@ -40,7 +40,7 @@ from veracausa.tasks.metrics import COMBINED, METRICS
 from veracausa.tasks.references import PROMPTS
 from veracausa.tasks.registry import BUILTIN
 from veracausa.units.kinds import KINDS
-from veracausa.units.resolve import ALL_CELLS
+from veracausa.units.unit_names import ALL_CELLS
 
 #: Kinds that are at one position each.
 CARRIED = [kind for kind, one in KINDS.items() if one.carried]

@@ -8,7 +8,7 @@ from veracausa.loading.resolve import resolve
 from veracausa.studies.levels import resolve_level
 from veracausa.suggestions import closest, did_you_mean, not_known
 from veracausa.tasks.registry import named
-from veracausa.units.resolve import require_names
+from veracausa.units.unit_names import require_names
 
 MODELS = ["smollm2-135m", "gemma3-270m"]
 

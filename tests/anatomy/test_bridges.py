@@ -28,7 +28,8 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.guard import as_found, attention_function, attention_name, borrowed
 from veracausa.errors import ArchitectureError, MethodError
-from veracausa.units.resolve import all_edges, all_units, resolve_units
+from veracausa.units.every_unit import all_edges, all_units
+from veracausa.units.resolve import resolve_units
 
 #: Those that are always tested, and those with the slow tests.
 FAST = ("gpt_neo",)

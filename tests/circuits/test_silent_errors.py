@@ -23,7 +23,7 @@ from veracausa.cost import Cost
 from veracausa.engine.circuit_forward import all_edges_mask, wiring_of
 from veracausa.errors import FileError, MethodError, PromptError, UnitError
 from veracausa.estimates.presets import EDGE_PRESETS
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 METHODS = ["exact", *EDGE_PRESETS]
 BATCHES = ("estimates.attribute", "effects.plan", "engine.measure", "circuits.runs.tapes")

@@ -18,7 +18,7 @@ from veracausa.engine.circuit_forward import CircuitForward
 from veracausa.engine.validate import tolerance
 from veracausa.errors import ContractError, NumericsError
 from veracausa.model import Model
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 NUMBERS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 

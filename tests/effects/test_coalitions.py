@@ -13,7 +13,7 @@ import veracausa as vc
 from veracausa.effects.coalitions import coalition_work
 from veracausa.errors import UnitError
 from veracausa.units.coalitions import Coalitions
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 from veracausa.units.table import per_layer
 
 FEW = ("llama", "gpt_neox", "gemma2")

@@ -14,8 +14,8 @@ from veracausa.errors import MethodError, TaskError, UnitError
 from veracausa.tasks.placing import places
 from veracausa.tasks.task import Task
 from veracausa.units.at_spans import SpanUnits
+from veracausa.units.every_unit import all_units
 from veracausa.units.members import Member
-from veracausa.units.resolve import all_units
 
 QUIET = {"show_progress": False}
 ALIGN = ("last", "mean")

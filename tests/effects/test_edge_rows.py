@@ -18,7 +18,8 @@ from veracausa.engine.recording import record
 from veracausa.engine.writes import SITES, writes_until
 from veracausa.errors import MethodError, UnitError
 from veracausa.units.edges import Edges
-from veracausa.units.resolve import all_edges, parse_edges
+from veracausa.units.every_unit import all_edges
+from veracausa.units.unit_names import parse_edges
 
 FAMILIES = tiny_models.FAMILIES
 FEW = ("llama", "gpt_neox", "gemma2")

@@ -12,7 +12,7 @@ import torch
 import veracausa as vc
 from veracausa.errors import GapError, MethodError, UnitError
 from veracausa.tasks.metrics import METRICS
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 
 KINDS = ("heads", "mlps", "attention", "neurons", "residual")
 FAMILIES = tiny_models.FAMILIES

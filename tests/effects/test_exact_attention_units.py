@@ -12,7 +12,7 @@ from bridges import as_model, naive_metric
 
 import veracausa as vc
 from veracausa.errors import UnitError
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 
 KINDS = naive_attention.KINDS
 FAMILIES = tiny_models.FAMILIES

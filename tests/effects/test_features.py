@@ -256,8 +256,8 @@ def test_all_features_and_the_error_are_the_site():
 def test_members_that_groups_share_are_looked_up_once(monkeypatch):
     """Curves ask for sets of thousands of features, each in all larger ones: names are read once."""
     _, lm, _, task = asked("llama")
-    lm, read, known = lm.reading(dictionary(lm.width, "r1")[0]), [], resolve._parse
-    monkeypatch.setattr(resolve, "_parse", lambda lm, name: read.append(name) or known(lm, name))
+    lm, read, known = lm.reading(dictionary(lm.width, "r1")[0]), [], resolve.parse_name
+    monkeypatch.setattr(resolve, "parse_name", lambda lm, name: read.append(name) or known(lm, name))
     groups = [tuple(f"f1.{i}" for i in range(size)) for size in range(1, SIZE)]
     vc.exact.work(lm, task, units=groups)
     assert len(read) == SIZE - 1

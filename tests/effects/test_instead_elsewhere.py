@@ -12,7 +12,7 @@ from tiny_models import mostly_slow
 
 import veracausa as vc
 from veracausa.errors import MethodError, UnitError
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 
 QUIET = {"show_progress": False}
 HOW = {"own": (), "added": (), "noise": (0, 1, 2)}

@@ -13,7 +13,7 @@ import veracausa as vc
 from veracausa.effects.learned_constants import load_optimal_constants, optimal_constants
 from veracausa.effects.optimal_descent import Learning
 from veracausa.errors import FileError, MethodError, UnitError
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 
 KINDS = ("heads", "mlps", "attention", "neurons", "residual")
 SHORT = Learning(steps=8, rate=0.1, batch=2)

@@ -17,9 +17,10 @@ import veracausa as vc
 from veracausa.anatomy.graph import Graph
 from veracausa.errors import MethodError, UnitError
 from veracausa.scores.files import unpack_paths
+from veracausa.units.every_unit import all_edges
 from veracausa.units.path_names import are_paths, is_path, parse_path
 from veracausa.units.paths import Paths
-from veracausa.units.resolve import all_edges, require_names
+from veracausa.units.unit_names import require_names
 
 QUIET = {"show_progress": False}
 FEW = ("llama", "gpt_neox", "gemma2")

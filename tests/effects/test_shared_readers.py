@@ -18,7 +18,7 @@ import veracausa as vc
 from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.errors import UnitError
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 FAST = ("olmo2", "deepseek_v3", "deepseek_v3-whole")
 EVERY = [pytest.param(one, marks=[] if one in FAST else pytest.mark.slow) for one in FAMILIES]

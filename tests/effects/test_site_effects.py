@@ -12,7 +12,7 @@ import torch
 import veracausa as vc
 from veracausa.effects.site_effects import direct, last_in
 from veracausa.errors import MethodError
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 from veracausa.units.table import per_layer
 
 OPTIONS = [{}, {"direction": "denoising"}, {"ablation": "zero"}]

@@ -12,8 +12,8 @@ from veracausa.errors import MethodError, UnitError, VeracausaError
 from veracausa.tasks.placing import places
 from veracausa.tasks.spans import Span
 from veracausa.units.at_spans import SpanUnits
+from veracausa.units.every_unit import all_units
 from veracausa.units.members import Member
-from veracausa.units.resolve import all_units
 
 QUIET = {"show_progress": False}
 KINDS = ("heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values")

@@ -14,7 +14,7 @@ from veracausa.engine.guard import borrowed
 from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.patches import sites_for
 from veracausa.engine.recording import record_pairs
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 
 FAMILIES = tiny_models.FAMILIES
 KINDS = ("heads", "mlps", "attention", "neurons")

@@ -13,7 +13,7 @@ import torch
 from bridges import as_model, naive_metric
 
 import veracausa as vc
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 
 #: Sequential with grouped heads, fused and biased, parallel, post-norms with soft caps and windows, norms on q and k.
 FEW = ("llama", "gpt2", "gpt_neox", "gemma2", "qwen3")

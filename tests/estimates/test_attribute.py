@@ -12,7 +12,7 @@ from bridges import as_model
 
 import veracausa as vc
 from veracausa.errors import MethodError
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 
 KINDS = ("heads", "mlps", "attention", "neurons", "residual")
 FAMILIES = tiny_models.FAMILIES

@@ -7,7 +7,7 @@ import torch
 
 import veracausa as vc
 from veracausa.errors import GapError, MethodError, UnitError
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 
 def flow(lm, task, units="edges", **options):

@@ -14,7 +14,7 @@ from veracausa.estimates.attribute import attribute
 from veracausa.report.pages.page import section_views
 from veracausa.report.pages.panels import SectionView
 from veracausa.studies.results import Panel, Section, Study
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 
 #: What a prompt may hold: markup, the end of a script element, quotes, a line separator.
 HOSTILE = [

@@ -11,7 +11,8 @@ from veracausa.cli.checks import units_of
 from veracausa.errors import FileError, MethodError, UnitError
 from veracausa.storage.files import read_tensors, write_tensors
 from veracausa.units.cells import Cells
-from veracausa.units.resolve import all_cells, resolve_units
+from veracausa.units.every_unit import all_cells
+from veracausa.units.resolve import resolve_units
 
 QUIET = {"show_progress": False}
 CELLS = ["a1.h2<pattern>@5,3", "a0.h1<pattern>@4,4", "a2.h0<pattern>@5,0"]

@@ -6,8 +6,10 @@ import pytest
 
 import veracausa as vc
 from veracausa.errors import UnitError
-from veracausa.units.resolve import all_units, parse_names, resolve_units
+from veracausa.units.every_unit import all_units
+from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
+from veracausa.units.unit_names import parse_names
 
 SIZES = {"heads": 12, "mlps": 3, "attention": 3, "neurons": 120, "residual": 4}
 FIRST = {"heads": "a0.h0", "mlps": "m0", "attention": "a0", "neurons": "m0.n0", "residual": "r0"}

@@ -14,8 +14,8 @@ from veracausa.scores.estimands import UNLEARNED
 from veracausa.scores.scores import Scores
 from veracausa.suggestions import did_you_mean
 from veracausa.units.kinds import KINDS as ALL_KINDS
-from veracausa.units.resolve import parse_names
 from veracausa.units.table import Units
+from veracausa.units.unit_names import parse_names
 
 if TYPE_CHECKING:
     from veracausa.model import Model

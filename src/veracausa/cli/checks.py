@@ -167,7 +167,7 @@ def require_dtype(dtype: str | None) -> None:
 
 def units_of(text: str) -> str | list[str]:
     """A kind of units, or a list of names; UnitError for what is neither."""
-    from veracausa.units.resolve import require_names
+    from veracausa.units.unit_names import require_names
 
     names = names_in(text)
     units = names if len(names) > 1 else text

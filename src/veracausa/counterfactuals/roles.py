@@ -37,7 +37,7 @@ from veracausa.scores.scores import pack_units, task_header
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, many, reading, record, require_tensors, whole
 from veracausa.storage.schema import cost as cost_of
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:

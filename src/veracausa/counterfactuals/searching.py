@@ -15,7 +15,8 @@ from veracausa.engine.work import Composed, Work, gives
 from veracausa.errors import TaskError, UnitError
 from veracausa.tasks.draw import shuffled
 from veracausa.tasks.pool import merged
-from veracausa.units.resolve import all_units, resolve_units
+from veracausa.units.every_unit import all_units
+from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:

@@ -60,9 +60,9 @@ from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.coalitions import Coalitions
 from veracausa.units.edges import Edges
+from veracausa.units.every_unit import all_units
 from veracausa.units.groups import Groups
 from veracausa.units.paths import Paths
-from veracausa.units.resolve import all_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from veracausa.effects.numbers import numbers_of, width_of
 from veracausa.errors import MethodError, UnitError
 from veracausa.units.edges import Edges
 from veracausa.units.kinds import KINDS, whole_kind
-from veracausa.units.resolve import parse_names
 from veracausa.units.table import Units
+from veracausa.units.unit_names import parse_names
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -39,9 +39,9 @@ from veracausa.suggestions import not_known
 from veracausa.tasks.measurement import Measurement
 from veracausa.tasks.placing import ranges
 from veracausa.tasks.spans import END
+from veracausa.units.every_unit import all_units
 from veracausa.units.groups import Groups
 from veracausa.units.members import Member
-from veracausa.units.resolve import all_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.sharing import starts
 from veracausa.errors import GapError
 from veracausa.estimates.attribute import attribute
-from veracausa.units.resolve import all_edges, all_units
+from veracausa.units.every_unit import all_edges, all_units
 
 if TYPE_CHECKING:
     from veracausa.model import Model

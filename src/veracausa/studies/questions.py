@@ -39,8 +39,8 @@ from veracausa.studies.stage import stage
 from veracausa.studies.summary import called
 from veracausa.tasks.pool import pool
 from veracausa.tasks.registry import corruptions_of, rebuilt
+from veracausa.units.every_unit import all_units
 from veracausa.units.kinds import Kind, in_words, indexed
-from veracausa.units.resolve import all_units
 from veracausa.units.table import layers_with
 
 if TYPE_CHECKING:

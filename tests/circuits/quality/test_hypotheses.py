@@ -13,7 +13,7 @@ from veracausa.circuits.random_circuits import random_circuit
 from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.errors import CircuitError, MethodError
 from veracausa.ground_truth import load_compiled
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 
 def run(lm, task, circuit, **options):

@@ -8,7 +8,7 @@ import veracausa as vc
 from veracausa.circuits.selection.balancing import BEGIN, TRIES, balanced
 from veracausa.circuits.selection.iterated import iterate
 from veracausa.errors import MethodError, UnitError
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 
 def run(lm, task, **options):

@@ -18,7 +18,7 @@ from veracausa.engine.guard import attention_function, borrowed
 from veracausa.errors import MethodError, UnitError
 from veracausa.estimates.learned.losses import MASK_LOSSES
 from veracausa.ground_truth import load_compiled
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 
 def learn(lm, task, **options):

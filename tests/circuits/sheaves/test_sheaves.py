@@ -23,7 +23,7 @@ from veracausa.errors import ArchitectureError, CircuitError, MethodError
 from veracausa.estimates.learned.holds import price_at
 from veracausa.estimates.learned.learner import LEARNERS
 from veracausa.ground_truth import load_compiled
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 FAMILIES = ["llama", "gpt2", "gemma2"]
 

@@ -14,7 +14,7 @@ from veracausa.errors import GapError, MethodError, NumericsError, OutOfMemoryEr
 from veracausa.estimates.learned.gates import hard_concrete, open_probability
 from veracausa.estimates.learned.learner import Learner
 from veracausa.estimates.learned.training import Training
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 
 
 def learn(lm, task, **options):

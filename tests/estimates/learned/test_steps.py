@@ -18,7 +18,7 @@ from veracausa.engine.guard import attention_function, borrowed
 from veracausa.estimates.learned.descent import Descent
 from veracausa.estimates.learned.learner import LEARNERS, Learner
 from veracausa.estimates.learned.training import Training
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 UNITS, PAIRS = 7, 4
 WRITERS = torch.tensor([0, 0, 1, 1, 1, 2, 2])

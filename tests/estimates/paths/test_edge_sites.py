@@ -15,7 +15,7 @@ from naive import PATHS
 
 import veracausa as vc
 from veracausa.estimates.paths.grids import grid
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 FAMILIES = tiny_models.FAMILIES
 

@@ -15,7 +15,7 @@ from veracausa.errors import MethodError
 from veracausa.estimates.methods import EDGE_REFUSALS, resolve_method
 from veracausa.estimates.presets import EDGE_PRESETS
 from veracausa.tasks.task import Task
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 FAMILIES = tiny_models.FAMILIES
 SUMMING = [family for family in FAMILIES if not family.startswith("gemma")]  # where a write is linear in z

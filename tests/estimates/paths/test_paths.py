@@ -19,7 +19,7 @@ import veracausa as vc
 from veracausa.estimates.parts import PATHS
 from veracausa.estimates.paths import geodesic, gradpath
 from veracausa.tasks.task import Task
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 
 FEW = ("llama", "gpt2", "gpt_neox", "gemma2", "gemma3", "qwen3")
 #: Every kind on one family, and every family on some kinds.

@@ -22,7 +22,7 @@ from veracausa.scores.estimands import TWO_ABLATIONS
 from veracausa.suggestions import not_known
 from veracausa.units.coalitions import Coalitions, require_kind
 from veracausa.units.dictionaries import in_parts
-from veracausa.units.resolve import all_units
+from veracausa.units.every_unit import all_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ from veracausa.suggestions import not_known
 from veracausa.tasks.measurement import Measurement
 from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.edges import Edges
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 if TYPE_CHECKING:
     from veracausa.model import Model

@@ -47,7 +47,8 @@ from veracausa.scores.scores import Scores, task_header
 from veracausa.storage.files import at, read_json, write_text
 from veracausa.storage.schema import reading
 from veracausa.units.edges import Edges
-from veracausa.units.resolve import all_edges, checked_edges
+from veracausa.units.every_unit import all_edges
+from veracausa.units.existing import checked_edges
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float

@@ -40,7 +40,7 @@ from veracausa.estimates.learned.losses import LOSSES, require_loss
 from veracausa.scores.scores import task_header
 from veracausa.suggestions import not_known
 from veracausa.units.edges import Edges
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

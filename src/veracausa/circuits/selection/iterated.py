@@ -47,7 +47,7 @@ from veracausa.scores.headers import start_settings
 from veracausa.scores.scores import Scores, assemble
 from veracausa.tasks.measurement import Measurement
 from veracausa.units.edges import Edges
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 from veracausa.words import counted, listed
 
 if TYPE_CHECKING:

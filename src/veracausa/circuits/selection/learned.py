@@ -35,7 +35,7 @@ from veracausa.estimates.learned.training import Training
 from veracausa.scores.scores import Scores, assemble
 from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.edges import Edges
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 if TYPE_CHECKING:
     from veracausa.circuits.selection.gated_edges import GatedEdges

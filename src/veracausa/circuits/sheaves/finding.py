@@ -43,7 +43,7 @@ from veracausa.estimates.learned.training import Training
 from veracausa.scores.scores import task_header
 from veracausa.suggestions import not_known
 from veracausa.units.edges import Edges
-from veracausa.units.resolve import all_edges
+from veracausa.units.every_unit import all_edges
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
