@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import model_folder, pairs_file
+from tiny_sweeps import PAIRS, TINY, plan, quiet
 
 import veracausa as vc
 from veracausa.behaviour.study import ablation_study
@@ -24,15 +25,6 @@ from veracausa.sweeps import items, plan_of, working
 from veracausa.sweeps.asking import Part
 from veracausa.sweeps.claims import STALE, claimed, give_up_stale
 from veracausa.sweeps.sweep import laid_out
-
-PAIRS = (
-    ("After the keys near the cabinet", "After the key near the cabinet", " are", " is"),
-    ("the keys near the store", "the key near the store", " are", " is"),
-    ("After the keys near the store", "After the key near the store", " are", " is"),
-    ("the keys near the cabinet", "the key near the cabinet", " are", " is"),
-)
-#: Far less than anything takes: everything is cut as small as it can be.
-TINY = 1e-9
 
 
 @pytest.fixture(autouse=True)
@@ -56,15 +48,6 @@ def there(tmp_path_factory):
 def asked(there):
     lm = vc.load(str(there[0]), dtype="float64", device="cpu")
     return lm, vc.task(lm, there[1])
-
-
-def plan(there, *questions, **more):
-    model = {"name": str(there[0]), "dtype": "float64", "device": "cpu"}
-    return {"models": [model], "tasks": [{"file": str(there[1])}], "questions": list(questions), **more}
-
-
-def quiet(plan, out, **more):
-    return vc.sweep(plan, out=out, show_progress=False, **more)
 
 
 QUESTIONS = (
@@ -306,7 +289,7 @@ def test_another_plan_model_or_pairs_in_the_folder_are_refused(there, tmp_path):
             quiet(asking, tmp_path / "out")
     finally:
         pairs_file(there[1], PAIRS)
-    assert body["format"] == "veracausa-sweep-2"
+    assert body["format"] == "veracausa-sweep-3"
     with pytest.raises(MethodError, match="workers="):
         quiet(asking, tmp_path / "out", workers=2)
 

@@ -11,7 +11,7 @@ from veracausa.cli.checks import require_folder
 from veracausa.cli.choices import named
 from veracausa.cli.options import Json, Memory, Out
 from veracausa.cli.output import print_json
-from veracausa.errors import MethodError
+from veracausa.errors import FileError, MethodError
 from veracausa.sweeps.runners import RUNNERS, STARTERS
 from veracausa.terminal import echo
 
@@ -96,8 +96,10 @@ def _exported(found: Sweep, out: Path | None, json: bool) -> None:
         return
     for path in paths:
         echo(str(path))
-    if not paths:
-        echo("No cell with scores is done yet.")
+    if left := sum(not found.done(cell) for cell in range(len(found))):
+        echo(f"{left} of {len(found)} cells are not done yet.")
+    elif not paths:
+        echo("No cell has scores: Parquet files are of exact effects and estimates.")
 
 
 def _page(found: Sweep, out: Path | None, json: bool) -> None:
@@ -111,13 +113,15 @@ def _merged(found: Sweep, out: Path | None, json: bool) -> None:
     done = [cell for cell in range(len(found)) if found.done(cell)]
     paths = {}
     for cell in done:
-        _ = found[cell]
-        paths[found.names[cell]] = str(found.folder.result(cell))
+        _, path = found[cell], found.folder.result(cell)
+        if not path.exists():
+            raise FileError(f"{path} cannot be written. In Python `vc.open({str(found.folder.path)!r})[{cell}]` is it.")
+        paths[found.names[cell]] = str(path)
     if json:
         print_json({"results": paths, "left": len(found) - len(done)})
         return
-    for name, path in paths.items():
-        echo(f"{name}\n  {path}")
+    for name, place in paths.items():
+        echo(f"{name}\n  {place}")
     if left := len(found) - len(done):
         echo(f"{left} of {len(found)} cells are not done yet.")
 

@@ -130,14 +130,21 @@ class DiscoverWork(Staged):
         """What each stage is forecast to cost."""
         return [stage.step for stage in _Making(self).stages()]
 
-    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Discovery:
-        """Do all steps, in order, in the folder `out` if there is one."""
-        began, lm = time.monotonic(), self.lm
-        ends = {part.digest(): (part, lm.measure(part)) for part in (self.task, self.other)}
+    def stages(self, out: Path | None = None) -> list[Stage]:
+        """All steps, as they are done in a folder `out`."""
+        return self._making(out, False).stages()
+
+    def _making(self, out: str | Path | None, show: bool) -> _Making:
+        ends = {part.digest(): (part, self.lm.measure(part)) for part in (self.task, self.other)}
         for part, measured in ends.values():
             measured.require_gap(part)
         folder = None if out is None else files.claim(at(out), self.asked)
-        making = _Making(self, folder, {digest: measured for digest, (_, measured) in ends.items()}, show_progress)
+        return _Making(self, folder, {digest: measured for digest, (_, measured) in ends.items()}, show)
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Discovery:
+        """Do all steps, in order, in the folder `out` if there is one."""
+        began, lm = time.monotonic(), self.lm
+        making = self._making(out, show_progress)
         with borrowed(lm.decoder):
             stages = making.stages()
             plan = [stage.step for stage in stages]
@@ -180,19 +187,20 @@ class _Making:
     by_position: Scores | None = None
 
     def stages(self) -> list[Stage]:
-        """All steps, each with the call that does it."""
+        """All steps, each with the call that does it.
+
+        What is evaluated says how far the scores are verified, so it waits for the receipt.
+        """
         work, count = self.work, len(self.work.sizes)
         circuits = {CIRCUIT: 1, CURVE: 2 * count, RANDOM: 1, RANDOM_CURVE: count}
+        judged = [(part, running(work.lm, work.other, runs, PARTS[part])) for part, runs in circuits.items()]
+        if work.attack:
+            judged.append((ATTACK, attacking(work.adversary, PARTS[ATTACK])))
         return [
             Stage(work.scoring.step, self.score),
-            *([Stage(placing(work.placing), self.place)] if work.positions else []),
-            *([Stage(verifying(work.lm, work.task, work.checks), self.check)] if work.checks else []),
-            *(
-                Stage(running(work.lm, work.other, circuits[part], what), partial(self.evaluate, part))
-                for part, what in PARTS.items()
-                if part in circuits
-            ),
-            *([Stage(attacking(work.adversary, PARTS[ATTACK]), partial(self.evaluate, ATTACK))] if work.attack else []),
+            *([Stage(placing(work.placing), self.place, turn=1)] if work.positions else []),
+            *([Stage(verifying(work.lm, work.task, work.checks), self.check, turn=1)] if work.checks else []),
+            *(Stage(step, partial(self.evaluate, part), turn=2) for part, step in judged),
         ]
 
     def score(self) -> Cost:

@@ -16,12 +16,16 @@ class Stage:
     """A part of the work: what it is forecast to cost, and the call that does it.
 
     `run` gives what it cost, where that is known better than by the clock (it may have been read from a folder), or
-    None. `instead`: takes the sentence that says why it failed, where the others can do without it.
+    None. `instead`: takes the sentence that says why it failed, where the others can do without it. `turn`, `joined`:
+    for several processes that share a folder of pieces. A stage needs what those of earlier turns have found and, if
+    it is joined, what the one before it has; of all others it needs nothing.
     """
 
     step: Step
     run: Callable[[], Cost | None]
     instead: Callable[[str], None] | None = None
+    turn: int = 0
+    joined: bool = False
 
     def done(self) -> Step:
         """Do it, or let its failure stand in its place."""

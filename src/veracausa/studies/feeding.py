@@ -62,7 +62,7 @@ class FeedingWork:
         circuits = f"circuits of {len(SIZES)} sizes"
         return [
             self.made("scores of all edges", work.kind, work.tokens(), self._score),
-            self.made(circuits, "circuits", float(runs), self._run, most=float(runs)),
+            self.made(circuits, "circuits", float(runs), self._run, most=float(runs), joined=True),
         ]
 
     def _score(self) -> Cost:

@@ -99,7 +99,7 @@ class FurtherWork:
         without = self.lm.decoder.has_experts or self.lm.decoder.has_mixers
         return [
             *([] if without else [self._about(count, what, locate, self._located, run=self._locate)]),
-            self.stage(both, "exact", apart, self._disagree, count=2 * one),
+            self.stage(both, "exact", apart, self._disagree, count=2 * one, joined=not without),
             self._about(count, f"responses of {count} outliers and their layers", responses, self._curved),
         ]
 
@@ -162,7 +162,7 @@ class FurtherWork:
             self.stage(what, "exact", compared, self._baselines, count=count),
             self.stage(
                 f"general-purpose {self._plural}", "exact", general.tokens(given=TOLD_BY), self._general,
-                most=general.at_most(given=TOLD_BY),
+                most=general.at_most(given=TOLD_BY), joined=True,
             ),
         ]  # fmt: skip
 
@@ -205,16 +205,17 @@ class FurtherWork:
 
     def stage(
         self, what: str, kind: str, tokens: float, run: Callable[[], Cost], *, most: float | None = None,
-        count: int | None = None,
+        count: int | None = None, joined: bool = False,
     ) -> Stage:  # fmt: skip
-        """A stage whose failure is a sentence in its chapter's place."""
+        """A stage behind those of the panels, whose failure is a sentence in its chapter's place."""
         what = f"{what}, {called(self.task)}"
         title = f"{what[0].upper()}{what[1:]}"
 
         def instead(sentence: str) -> None:
             self.findings.append(Failure(title, sentence))
 
-        return stage(self.lm, self.task, what, kind, tokens, run, most=most, count=count, instead=instead)
+        rest: dict[str, Any] = {"most": most, "count": count, "joined": joined, "turn": 1}
+        return stage(self.lm, self.task, what, kind, tokens, run, instead=instead, **rest)
 
     # What is asked about units, in order of what makes them worth asking about.
 

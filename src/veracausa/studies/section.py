@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -116,8 +117,8 @@ class SectionWork:
             wanted.append(("ig", {"nodes": self.level.to_zero, "baseline": "zero"}))
         return wanted
 
-    def _stage(self, what: str, kind: str, tokens: float, run: Callable[[], Cost], most: float | None = None) -> Stage:
-        return stage(self.lm, self.task, f"{what} on {called(self.task)}", kind, tokens, run, most=most)
+    def _stage(self, what: str, kind: str, tokens: float, run: Callable[[], Cost], **rest: Any) -> Stage:
+        return stage(self.lm, self.task, f"{what} on {called(self.task)}", kind, tokens, run, **rest)
 
     def _kind(self, kind: str, methods: list[tuple[str, dict[str, Any]]]) -> list[Stage]:
         """Exact effects of all units of a kind, then estimates of them."""
@@ -159,7 +160,11 @@ class SectionWork:
             chosen, self.sampled[kind] = choose_some(guess, strongest, level.sample, self.seed)
             return self._test(kind, chosen)
 
+        first, *others = (
+            self._estimate(kind, method, parts, table) for method, parts in [("atp", {}), *self._ig(True)]
+        )
         return [
-            *(self._estimate(kind, method, parts, table) for method, parts in [("atp", {}), *self._ig(True)]),
-            self._stage(f"exact effects of {count:,} {kind}", work.kind, tokens, tested, most),
+            first,
+            *(replace(one, joined=True) for one in others),  # what is exact is chosen by the first
+            self._stage(f"exact effects of {count:,} {kind}", work.kind, tokens, tested, most=most, joined=True),
         ]

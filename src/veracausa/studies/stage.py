@@ -80,11 +80,13 @@ def stage(
     most: float | None = None,
     count: int | None = None,
     instead: Callable[[str], None] | None = None,
+    turn: int = 0,
+    joined: bool = False,
 ) -> Stage:
     """A stage of `tokens` token-layers, at most `most` where what is run shows only on the way (None: just so many).
 
     `kind`: which rate it runs at. `count`: batches that are recorded (default: those of the task, once). `run`: does it
-    and gives what it cost. `instead`: see `Stage`.
+    and gives what it cost. `instead`, `turn`, `joined`: see `Stage`.
     """
     whole = sum(task.lengths) * lm.layers
     count = batches(lm, task) if count is None else count
@@ -93,4 +95,4 @@ def stage(
         began = time.monotonic()
         return replace(run(), full=whole, seconds=time.monotonic() - began)
 
-    return Stage(Step(what, kind, tokens, tokens / whole, batches=count, most=most), clocked, instead)
+    return Stage(Step(what, kind, tokens, tokens / whole, batches=count, most=most), clocked, instead, turn, joined)

@@ -24,7 +24,7 @@ from veracausa.errors import TaskError
 from veracausa.estimates.attribute import attribute
 from veracausa.interplay.interacting import interactions as interact
 from veracausa.planning.rates import Rate, rates, timed
-from veracausa.planning.stages import perform
+from veracausa.planning.stages import Stage, perform
 from veracausa.progress import announce, duration
 from veracausa.storage.files import at
 from veracausa.studies.feeding import scoring
@@ -67,15 +67,19 @@ class StudyWork(TasksWork):
         asked: dict[str, Any] = {"chain": self.chain, "circuit": self.circuit}
         return [SectionWork(self.lm, one, *rest, main=one is self.task, **asked) for one in self.tasks]
 
+    def stages(self, out: Path | None = None) -> list[Stage]:
+        """All stages, as they are done with pieces in a folder `out`."""
+        return [stage for one in self.sections(pieces_in(out)) for stage in one.stages()]
+
     def steps(self) -> list[Step]:
         """What each stage is forecast to cost."""
-        return [stage.step for one in self.sections() for stage in one.stages()]
+        return [stage.step for stage in self.stages()]
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Study:
         """Do all stages; finished pieces are kept in a folder within `out`."""
         began, lm = time.monotonic(), self.lm
         with borrowed(lm.decoder):
-            work = self.sections(None if out is None else at(out) / "pieces", show_progress)
+            work = self.sections(pieces_in(out), show_progress)
             stages = [stage for one in work for stage in one.stages()]
             known = rates(lm, self.task, (stage.step.kind for stage in stages))
             plan = timed([stage.step for stage in stages], known)
@@ -152,6 +156,11 @@ def study(
     for pair in pairwise(work.chain):
         interact.work(lm, work.task, *pair, method="exact")
     return work
+
+
+def pieces_in(out: str | Path | None) -> Path | None:
+    """Where a study in a folder keeps finished pieces."""
+    return None if out is None else at(out) / "pieces"
 
 
 def likely_units(lm: Model, task: Task) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ A verb's numbers about a pair depend on no other pair, but where they are drawn 
 are taken over the task's prompts, a part takes them over the whole task's.
 
 Receipts and curves are about an estimate of all pairs, so they are cut in two steps: the "estimate", and what is
-"checked" with it, which can begin when all of the estimate is there.
+"checked" with it, which can begin when all of the estimate is there. Studies and discoveries are cut between their
+stages (`staged`), which count as their units here.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from veracausa.behaviour.study import ablation_study
 from veracausa.choices import AllUnits
 from veracausa.circuits.quality.curve import SIZES, curve
 from veracausa.cost import Cost
+from veracausa.discovery.discover import discover
 from veracausa.effects.exact import ExactWork, exact
 from veracausa.errors import AnswerFormWarning
 from veracausa.estimates.attribute import AttributeWork, attribute
@@ -32,7 +34,10 @@ from veracausa.loading.load import load
 from veracausa.receipts.verify import VerifyWork, verify
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Scores, task_header
-from veracausa.sweeps.verbs import BOTH, OWN
+from veracausa.studies.study import study
+from veracausa.sweeps import staged
+from veracausa.sweeps.staged import Staged
+from veracausa.sweeps.verbs import BOTH, OWN, STAGED
 from veracausa.tasks.custom import PUBLISHED, published_pair
 from veracausa.tasks.custom import task as own_task
 from veracausa.tasks.references import reference_set
@@ -80,7 +85,7 @@ class Asked:
     @classmethod
     def of(cls, cell: Cell, lm: Model) -> Asked:
         """A cell of a model that is loaded; errors as the task's own."""
-        return cls(cell, lm, task_of(lm, cell.task))
+        return cls(cell, lm, task_of(lm, cell))
 
     @cached_property
     def whole(self) -> Any:
@@ -90,7 +95,13 @@ class Asked:
     @cached_property
     def reference(self) -> Task | None:
         """The prompts of a reference set that the question names; a file's content may change, its name does not."""
-        return reference_set(self.lm, self.cell.options.get("reference"))
+        given = self.cell.options.get("reference")
+        return reference_set(self.lm, self.cell.placed(given) if isinstance(given, str) else given)
+
+    @property
+    def staged(self) -> bool:
+        """Whether it is a study or a discovery."""
+        return self.cell.ask in STAGED
 
     @property
     def in_steps(self) -> bool:
@@ -173,6 +184,8 @@ class Asked:
     def numbers(self, part: Part) -> int:
         """How many numbers its file will hold, about."""
         work, pairs = self.whole, len(self._pairs(part))
+        if self.staged:
+            return 0 if part.units and part.units[0] < part.units[1] else staged.numbers(work)
         if self.cell.ask == "ablation_study":
             return pairs * math.prod(work.columns)
         if self.cell.ask == "curve":
@@ -207,8 +220,10 @@ class Asked:
         known = self.known or blank(self.lm, task, attribute.work(self.lm, task, **estimate))
         return verb.work(self.lm, task, known, **own)
 
-    def run(self, part: Part, out: Path | None = None, memory: str | float | None = None) -> Result:
-        """Do it; `out`: a folder for what is finished on the way."""
+    def run(self, part: Part, out: Path | None = None, memory: str | float | None = None) -> Result | Staged:
+        """Do it; `out`: a folder for what is finished on the way, of studies and discoveries the cell's own."""
+        if self.staged:
+            return staged.done(self.whole, part.units, cast("Path", out), memory)
         verb, options = self._call(part)
         how: dict[str, Any] = {"show_progress": False, "memory": memory}
         task, kept = self._pairs(part), {} if self.cell.ask in ("attribute", "curve") else {"out": out}
@@ -236,11 +251,13 @@ class Asked:
             options["units"] = "edges"
         if "units" in options:
             options["units"] = _named(options["units"])
+        if isinstance(options.get("reference"), str):
+            options["reference"] = self.cell.placed(options["reference"])
         if "ablations" in options:
             options["ablations"] = str(options["ablations"]).split(",")
         if self.cell.ask == "ablation_study":
             return ablation_study, options | self._referring(part, options)
-        if self.known is None and (part.pairs is not None or part.units is not None):
+        if self.known is None and not self.staged and (part.pairs is not None or part.units is not None):
             whole, table = self.whole, self.whole.units
             table = table if part.units is None else table[np.arange(*part.units)]
             reached = table.furthest < max(self._pairs(part).lengths)
@@ -256,20 +273,23 @@ class Asked:
 
 #: Name → the verb.
 _VERBS: dict[str, Any] = {
-    "exact": exact, "attribute": attribute, "verify": verify, "curve": curve, "ablation_study": ablation_study
+    "exact": exact, "attribute": attribute, "verify": verify, "curve": curve, "ablation_study": ablation_study,
+    "study": study, "discover": discover,
 }  # fmt: skip
 
 
-def model_of(spec: Mapping[str, Any]) -> Model:
-    """The model that a plan names; errors as `vc.load`."""
-    return load(spec["name"], **{name: value for name, value in spec.items() if name != "name"})
+def model_of(cell: Cell) -> Model:
+    """The model that a cell names; errors as `vc.load`."""
+    options = {name: value for name, value in cell.model.items() if name != "name"}
+    return load(cell.placed(cell.model["name"]), **options)
 
 
-def task_of(lm: Model, spec: Mapping[str, Any]) -> Task:
-    """The pairs that a plan describes; errors as `vc.task` and the built-in tasks."""
+def task_of(lm: Model, cell: Cell) -> Task:
+    """The pairs that a cell describes; errors as `vc.task` and the built-in tasks."""
+    spec = cell.task
     options = {name: value for name, value in spec.items() if name not in ("name", "file")}
     if "file" in spec:
-        return own_task(lm, Path(spec["file"]), **options)
+        return own_task(lm, Path(cell.placed(spec["file"])), **options)
     if spec["name"] == PUBLISHED:
         return published_pair(lm)
     metric = options.pop("metric", None)

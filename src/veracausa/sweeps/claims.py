@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from veracausa.errors import FileError
 from veracausa.storage.files import make_folder
@@ -65,6 +66,20 @@ def _beat(path: Path, done: threading.Event) -> None:
             path.touch()
 
 
+def held_by(folder: Path, process: int) -> bool:
+    """Whether a process of this machine has, or had when it ended, an item in hand."""
+    return any(_holder(path) == (socket.gethostname(), process) for path in (folder / "claims").glob("[0-9a-f]*"))
+
+
+def _holder(path: Path) -> tuple[Any, Any]:
+    """Machine and process of a claim; None where it was just given back, or is being written."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8") or "{}")
+    except (OSError, ValueError):
+        return None, None
+    return body.get("host"), body.get("process")
+
+
 def give_up_stale(folder: Path) -> list[tuple[str, str]]:
     """Take away claims that nobody works on any more: the items, and what became of each worker, in words."""
     found: list[tuple[str, str]] = []
@@ -87,12 +102,11 @@ def _take_away(path: Path) -> bool:
 
 def _gone(folder: Path, path: Path) -> str:
     """Why a claim is nobody's any more; "" while it is somebody's."""
+    host, process = _holder(path)
     try:
-        body = json.loads(path.read_text(encoding="utf-8") or "{}")
         quiet = _now(folder) - path.stat().st_mtime
-    except (OSError, ValueError):
-        return ""  # just given back, or being written
-    host, process = body.get("host"), body.get("process")
+    except OSError:
+        return ""  # just given back
     if host == socket.gethostname() and isinstance(process, int) and not _alive(process):
         return f"its worker (process {process} on {host}) is gone"
     return f"its worker on {host} was silent for {quiet:.0f} s" if quiet > STALE else ""

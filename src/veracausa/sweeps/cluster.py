@@ -16,7 +16,7 @@ from veracausa.sweeps.working import work_through
 
 
 def on_ray(folder: Folder, workers: int | None, memory: float | str | None, look: Callable[[], None]) -> None:
-    """Let so many tasks of a Ray cluster do what is left (None: one for each of its processors).
+    """Let so many tasks of a Ray cluster do what is left (None: one for each of its GPUs, or else of its processors).
 
     The cluster is the one that this process is connected to, or that RAY_ADDRESS names, or a new one on this machine.
 
@@ -29,8 +29,12 @@ def on_ray(folder: Folder, workers: int | None, memory: float | str | None, look
     if own := not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
     try:
-        count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        task: Any = ray.remote(num_cpus=1, max_retries=-1)(_work)
+        there = ray.cluster_resources()
+        gpus = (
+            0 if any(cell.model.get("device", "cuda") != "cuda" for cell in folder.cells) else int(there.get("GPU", 0))
+        )
+        count = workers or max(1, gpus or int(there.get("CPU", 1)))
+        task: Any = ray.remote(num_cpus=1, num_gpus=min(1, gpus / count), max_retries=-1)(_work)
         waiting = [task.remote(str(folder.path.absolute()), memory) for _ in range(count)]
         while waiting:
             done, waiting = ray.wait(waiting, timeout=paced(look))

@@ -4,11 +4,13 @@ sweep.json                  the cells and their items, written once
 frames/0.safetensors        what the scores of a cell are about: units, task, settings; one row without numbers
 frames/0-estimate.safetensors  the same of the estimate that a receipt or a curve is about
 items/<id>.safetensors      an item's numbers, whole or absent
+items/<id>.json             of a study or a discovery: that some stages are done, and what they took
 failed/<id>-1.json          why an item failed, try by try
 claims/<id>                 who has an item in hand (`claims`)
 taken/<worker>.csv          how many seconds a worker's items took it: id,seconds
 pieces/<id>/                what an item that can go on has finished
 results/0-….safetensors     a cell's result, merged
+results/0-…/                of a study or a discovery: its folder, which its items fill
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from veracausa.errors import FileError
 from veracausa.storage.files import at, make_folder, read_json, write_json
 from veracausa.sweeps.items import Item
 from veracausa.sweeps.plan import Cell, Plan
+from veracausa.sweeps.verbs import STAGED
 
-_FORMAT = "veracausa-sweep-2"
+_FORMAT = "veracausa-sweep-3"
 MANIFEST = "sweep.json"
 
 
@@ -36,6 +39,7 @@ MANIFEST = "sweep.json"
 class Folder:
     """A sweep on the disk. `models`, `tasks`: of each cell, what a result says of them; `tries`: of every item.
 
+    `seconds`: how long an item might take when the sweep was cut.
     `facts`: what else merging a cell needs to know of its whole work (`merging`, `judging`).
     """
 
@@ -47,6 +51,7 @@ class Folder:
     facts: tuple[Mapping[str, Any], ...]
     items: tuple[Item, ...]
     tries: int
+    seconds: float
 
     @classmethod
     def open(cls, path: str | Path) -> Folder:
@@ -72,6 +77,7 @@ class Folder:
             tuple(body["facts"]),
             tuple(Item.from_dict(item) for item in body["items"]),
             body["tries"],
+            body["seconds"],
         )
 
     @classmethod
@@ -80,8 +86,8 @@ class Folder:
 
         `of_cells`: the models, tasks and facts, cell by cell.
         """
-        body = {"format": _FORMAT, "plan": plan.digest(), "tries": plan.tries, "cells": plan.to_list()}
-        body |= {**of_cells, "items": [item.to_dict() for item in items]}
+        body = {"format": _FORMAT, "plan": plan.digest(), "tries": plan.tries, "seconds": plan.seconds}
+        body |= {"cells": plan.to_list(), **of_cells, "items": [item.to_dict() for item in items]}
         beside = write_json(path / f".{MANIFEST}.{os.getpid()}", body)
         try:
             os.link(beside, path / MANIFEST)  # whole, and only if there is none
@@ -104,13 +110,13 @@ class Folder:
         found = cls.open(path)
         if found.plan != plan.digest():
             raise FileError(
-                f"{found.path} holds another sweep: its models, tasks or questions differ. Choose another folder."
+                f"{found.path} holds another sweep{_differing(found.cells, plan.cells)}. Choose another folder."
             )
         return found
 
     def shard(self, item: Item) -> Path:
         """Where an item's numbers are."""
-        return self.path / "items" / f"{item.id}.safetensors"
+        return self.path / "items" / f"{item.id}{'.json' if self._staged(item.cell) else '.safetensors'}"
 
     def frame(self, cell: int, step: str = "") -> Path:
         """Where it is kept what the scores of a cell, or of one of its steps, are about."""
@@ -118,13 +124,16 @@ class Folder:
 
     def pieces(self, item: Item) -> Path:
         """Where an item keeps what it has finished on its way."""
-        return self.path / "pieces" / item.id
+        return self.result(item.cell) if self._staged(item.cell) else self.path / "pieces" / item.id
 
     def result(self, cell: int) -> Path:
         """Where a cell's result is."""
         words = "".join(c if c.isalnum() else "-" for c in self.cells[cell].name)
-        short = "-".join(filter(None, words.split("-")))[:120]
-        return self.path / "results" / f"{cell}-{short}.safetensors"
+        short = "-".join(filter(None, words.split("-"))).encode()[:120].decode(errors="ignore")  # names have 255 bytes
+        return self.path / "results" / f"{cell}-{short}{'' if self._staged(cell) else '.safetensors'}"
+
+    def _staged(self, cell: int) -> bool:
+        return self.cells[cell].ask in STAGED
 
     def of_cell(self, cell: int, step: str | None = None) -> list[Item]:
         """The items of a cell, or of one of its steps."""
@@ -165,7 +174,7 @@ class Folder:
 
     def seen(self) -> Seen:
         """What there is now: each folder is listed once, however many items there are."""
-        done = frozenset(_named(self.path / "items", ".safetensors"))
+        done = frozenset(name for ending in (".safetensors", ".json") for name in _named(self.path / "items", ending))
         tries = Counter(name.rpartition("-")[0] for name in _named(self.path / "failed", ".json"))
         aside = frozenset(name for name, count in tries.items() if count >= self.tries) - done
         return Seen(done, aside, frozenset(_named(self.path / "claims", "")) - done, tries.keys() - done - aside)
@@ -209,14 +218,21 @@ class Seen:
 
     def left(self, items: Sequence[Item]) -> list[Item]:
         """Those of a sweep's items that are neither, and that do not wait for one that is set aside."""
-        stuck = {item.cell for item in items if item.step == "estimate" and item.id in self.aside}
-        return [
-            item
-            for item in items
-            if item.id not in self.done
-            and item.id not in self.aside
-            and not (item.step == "checked" and item.cell in stuck)
-        ]
+        stuck: dict[int, int] = {}
+        for item in items:
+            if item.id in self.aside:
+                stuck[item.cell] = min(item.turn, stuck.get(item.cell, item.turn))
+        gone = self.done | self.aside
+        return [item for item in items if item.id not in gone and item.turn <= stuck.get(item.cell, item.turn)]
+
+
+def _differing(there: Sequence[Cell], here: Sequence[Cell]) -> str:
+    """The first cell that only one of two sweeps has, in words."""
+    for some, others, said in ((here, there, "does not ask"), (there, here, "asks, and this plan does not,")):
+        lacking = [cell.name for cell in some if cell.asked() not in [other.asked() for other in others]]
+        if lacking:
+            return f": it {said} “{lacking[0]}”"
+    return ": its cells are in another order"
 
 
 def _named(folder: Path, ending: str) -> list[str]:

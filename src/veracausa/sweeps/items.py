@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from veracausa.planning.memory import peak
 from veracausa.planning.price import steps_of
 from veracausa.planning.rates import Rate, rates, timed
 from veracausa.sweeps.asking import Asked, Part, blank
+from veracausa.sweeps.staged import ranges
 from veracausa.version import __version__
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class Item:
 
     `seconds`: alone on this machine; None where its speed could not be told. `memory`: bytes beside the weights.
     `step`: "estimate" or "checked" of receipts and curves that are cut (see `asking`), "" of all else. `disk`: bytes of
-    its file.
+    its file. `turn`: it waits for the items of its cell that have an earlier one. `units` of a study or a discovery are
+    its stages; the last item has none left, and puts together what the others found.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Item:
     memory: int
     step: str = ""
     disk: int = 0
+    turn: int = 0
 
     @property
     def part(self) -> Part:
@@ -75,6 +78,8 @@ class Clock:
 
     def steps(self, part: Part) -> list[Step]:
         """What a part will cost, step by step; parts of as many pairs of the same lengths cost the same."""
+        if self._asked.staged and part.units is not None:
+            return self.steps(Part())[slice(*part.units)]
         task = self._asked.task
         alike = [(task.lengths[i], task.first_difference[i]) for i in part.pairs or ()]
         key = tuple(sorted(alike)), part.units
@@ -94,35 +99,62 @@ def cut(asked: Asked, cell: int, identity: str, seconds: float) -> Iterator[Item
 
     What every item does anew (means over the task's prompts, recordings) is at most half of it.
     """
-    for step, own, clock, parts in _steps(asked, seconds):
-        memory = peak(own.whole).beside
-        for part in parts:
-            steps = clock.steps(part)
+    memory = dict[Asked, int]()
+    for turn in _turns(asked, seconds):
+        own = turn.asked
+        if own not in memory:
+            memory[own] = peak(own.whole).beside
+        for part in turn.parts:
+            steps = turn.clock.steps(part)
             tokens = sum(one.token_layers for one in steps)
-            name = _id(asked, part, step, identity)
+            name = _id(asked, part, turn.step, identity)
             disk = _HEADER + own.numbers(part) * own.lm.score_dtype.itemsize
-            yield Item(name, cell, part.pairs, part.units, tokens, _seconds(steps), memory, step, disk)
+            yield Item(
+                name, cell, part.pairs, part.units, tokens, _seconds(steps), memory[own], turn.step, disk, turn.number
+            )
 
 
-def _steps(asked: Asked, seconds: float) -> list[tuple[str, Asked, Clock, list[Part]]]:
-    """What is cut by itself: the cell, or of a receipt or curve that takes long its two steps."""
+@dataclass(frozen=True, eq=False)
+class _Turn:
+    """Parts that need nothing of each other."""
+
+    asked: Asked
+    clock: Clock
+    parts: list[Part]
+    number: int = 0
+    step: str = ""
+
+
+def _turns(asked: Asked, seconds: float) -> list[_Turn]:
+    """What is cut by itself: the cell; of a receipt, curve, study or discovery that takes long its steps."""
     known: dict[str, Rate] = {}
-    whole = "", asked, Clock(asked, known), [Part()]
-    if not asked.in_steps:
-        return [(*whole[:3], _parts(asked, whole[2], seconds))]
-    if (_seconds(whole[2].steps(Part())) or math.inf) <= seconds:
+    whole = _Turn(asked, Clock(asked, known), [Part()])
+    if not asked.in_steps and not asked.staged:
+        return [replace(whole, parts=_parts(asked, whole.clock, seconds))]
+    if (_seconds(whole.clock.steps(Part())) or math.inf) <= seconds:
         return [whole]
+    if asked.staged:
+        return _of_stages(whole, seconds)
     blanked = blank(asked.lm, asked.task, asked.estimate.whole)
     found = []
-    for step, own in (("estimate", asked.estimate), ("checked", asked.checking(blanked))):
+    for number, (step, own) in enumerate((("estimate", asked.estimate), ("checked", asked.checking(blanked)))):
         clock = Clock(own, known)
-        found.append((step, own, clock, _parts(own, clock, seconds)))
-    return found if any(len(parts) > 1 for *_, parts in found) else [whole]
+        found.append(_Turn(own, clock, _parts(own, clock, seconds), number, step))
+    return found if any(len(turn.parts) > 1 for turn in found) else [whole]
+
+
+def _of_stages(whole: _Turn, seconds: float) -> list[_Turn]:
+    """The stages of a study or a discovery, turn by turn; then what puts together what they found."""
+    stages, found = whole.asked.whole.stages(), dict[int, list[Part]]()
+    for turn, units in ranges(stages, whole.clock.steps(Part()), seconds):
+        found.setdefault(turn, []).append(Part(units=units))
+    found[1 + max(found)] = [Part(units=(len(stages), len(stages)))]
+    return [replace(whole, parts=parts, number=turn) for turn, parts in found.items()]
 
 
 def _seconds(steps: Sequence[Step]) -> float | None:
     known = [step.seconds for step in steps if step.seconds is not None]
-    return sum(known) if known and len(known) == len(steps) else None
+    return sum(known) if len(known) == len(steps) else None
 
 
 def _parts(asked: Asked, clock: Clock, seconds: float) -> list[Part]:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from veracausa.scores.scores import Scores
+from veracausa.storage.files import keep
 from veracausa.sweeps.folder import Folder
 from veracausa.sweeps.joining import joined
 from veracausa.sweeps.judging import curve_of, receipt_of, study_of
-from veracausa.sweeps.shards import Shards, opened, require_done, result_in
+from veracausa.sweeps.shards import Shards, in_folder, opened, require_done, result_in
+from veracausa.sweeps.verbs import STAGED
 
 if TYPE_CHECKING:
     from veracausa.result import Result
@@ -22,16 +24,20 @@ if TYPE_CHECKING:
 def merge(folder: Folder, cell: int) -> Result:
     """The result of a cell, of its items; saved beside the other results, and read from there where it is already.
 
+    Studies and discoveries are there when their last item is done.
+
     Raises:
         FileError: an item is not done, or its file is damaged: it is put away, and the sweep makes it anew.
     """
-    path = folder.result(cell)
+    path, items, ask = folder.result(cell), folder.of_cell(cell), folder.cells[cell].ask
+    if ask in STAGED:
+        require_done(folder, cell)
+        return in_folder(folder, cell)
     if path.exists():
         return result_in(path)
     require_done(folder, cell)
-    items, ask = folder.of_cell(cell), folder.cells[cell].ask
     result = _JOINED[ask](folder, cell) if len(items) > 1 else opened(folder, items[0], result_in)
-    result.save(path)
+    keep(lambda: result.save(path))  # where it cannot be written, it is read all the same
     return result
 
 

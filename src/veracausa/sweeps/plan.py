@@ -12,7 +12,9 @@
     ask = "exact"                      # a verb (`asks.ASKS`) and its options
     units = ["heads", "mlps"]
 
-Lists multiply. Names of single units are one text: units = "a9.h6,m3". Nothing here needs torch or a model.
+Lists multiply. Names of single units are one text: units = "a9.h6,m3". Files and folders of models are found from the
+plan's own folder, wherever a worker is started (from this process's, if the plan is a dict). Nothing here needs torch
+or a model.
 """
 
 from __future__ import annotations
@@ -42,12 +44,25 @@ _MODEL = ("name", "dtype", "device", "anatomy")
 
 @dataclass(frozen=True)
 class Cell:
-    """One result of a sweep: a question about a task of a model. `options`: the verb's, by name."""
+    """One result of a sweep: a question about a task of a model. `options`: the verb's, by name.
+
+    `base`: the folder that relative paths in it are meant from; not a part of what is asked.
+    """
 
     model: Mapping[str, Any]
     task: Mapping[str, Any]
     ask: str
     options: Mapping[str, Any]
+    base: str = ""
+
+    def placed(self, name: str) -> str:
+        """A name that may be that of a file or folder: where that is, if it is there; else as it stands."""
+        path = Path(self.base) / at(name)
+        return str(path) if self.base and path.exists() else name
+
+    def asked(self) -> dict[str, Any]:
+        """What is asked, as plain values."""
+        return {"model": dict(self.model), "task": dict(self.task), "ask": self.ask, "options": dict(self.options)}
 
     @property
     def name(self) -> str:
@@ -69,14 +84,12 @@ class Plan:
 
     def digest(self) -> str:
         """A hash of the cells: two plans that ask the same have the same, however they cut it."""
-        return hashlib.sha256(json.dumps(self.to_list(), sort_keys=True).encode()).hexdigest()[:16]
+        asked = [cell.asked() for cell in self.cells]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_list(self) -> list[dict[str, Any]]:
         """The cells as plain values."""
-        return [
-            {"model": dict(cell.model), "task": dict(cell.task), "ask": cell.ask, "options": dict(cell.options)}
-            for cell in self.cells
-        ]
+        return [cell.asked() | {"base": cell.base} for cell in self.cells]
 
 
 def plan_of(source: str | Path | Mapping[str, Any]) -> Plan:
@@ -86,12 +99,13 @@ def plan_of(source: str | Path | Mapping[str, Any]) -> Plan:
         FileError: there is no such file, or it is no TOML. MethodError: something in it that no sweep has.
     """
     content, where = (source, "the plan") if isinstance(source, Mapping) else (_read(at(source)), str(source))
+    base = Path.cwd() if isinstance(source, Mapping) else at(source).absolute().parent
     _require_known(content, _KEYS, where)
     models = [_model(one, where) for one in _several(content, "models", where)]
-    tasks = [made for one in _several(content, "tasks", where) for made in _alternatives(_task(one, where))]
+    tasks = [made for one in _several(content, "tasks", where) for made in _alternatives(_task(one, where, base))]
     asked = [made for one in _several(content, "questions", where) for made in _alternatives(_question(one, where))]
     cells = [
-        Cell(model, task, str(question["ask"]), {name: value for name, value in question.items() if name != "ask"})
+        Cell(model, task, str(question["ask"]), _but(question, "ask"), str(base))
         for model, task, question in itertools.product(models, tasks, asked)
     ]
     if twice := [cell.name for at, cell in enumerate(cells) if cell in cells[:at]]:
@@ -148,7 +162,11 @@ def _model(value: Any, where: str) -> dict[str, Any]:
     return table
 
 
-def _task(value: Any, where: str) -> dict[str, Any]:
+def _but(table: Mapping[str, Any], lacking: str) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name != lacking}
+
+
+def _task(value: Any, where: str, base: Path) -> dict[str, Any]:
     from veracausa.tasks.custom import PUBLISHED
     from veracausa.tasks.registry import named
 
@@ -158,8 +176,8 @@ def _task(value: Any, where: str) -> dict[str, Any]:
     for name in _listing(table["name"]) if "name" in table else ():
         named(name, (PUBLISHED,))
     for file in _listing(table.get("file", [])):
-        if not at(file).is_file():
-            raise FileError(f"{where}: there is no file {file} with pairs.")
+        if not (base / at(file)).is_file():
+            raise FileError(f"{where}: there is no file {base / at(file)} with pairs.")
     return table
 
 

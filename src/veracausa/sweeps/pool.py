@@ -1,4 +1,4 @@
-"""Several workers on this machine: processes of their own, each with its share of the processors and of the memory.
+"""Several workers on this machine: processes of their own, each with its share of the processors, the memory, the GPUs.
 
 A worker that dies is replaced; what it had in hand counts as a try of that item, so that an item that kills its workers
 is set aside like one that fails.
@@ -16,11 +16,15 @@ from pathlib import Path
 
 from veracausa.errors import WorkerError
 from veracausa.storage.files import make_folder
+from veracausa.sweeps.claims import held_by
+from veracausa.sweeps.devices import devices, seen_by
 from veracausa.sweeps.folder import Folder
 from veracausa.sweeps.pace import paced
 
 #: How many lines of a dead worker's log an error shows.
 _SHOWN = 5
+#: So many workers may die before they have anything in hand, and without anything done in between.
+_IDLE = 3
 
 
 def pooled(folder: Folder, workers: int, memory: float | str | None, look: Callable[[], None]) -> None:
@@ -31,26 +35,36 @@ def pooled(folder: Folder, workers: int, memory: float | str | None, look: Calla
     """
     logs = make_folder(folder.path / "logs")
     with ExitStack() as stack:
-        running: dict[int, subprocess.Popen[bytes]] = {}
+        running, own = dict[int, subprocess.Popen[bytes]](), devices(folder.cells)
         stack.callback(_end, running)
+        idle, done = 0, 0
         while folder.open_items():
             for number in range(workers):
                 if number not in running:
-                    running[number] = _begin(folder, number, workers, memory, logs)
+                    running[number] = _begin(folder, number, workers, memory, logs, seen_by(number, own))
             time.sleep(paced(look))
             for number, process in [*running.items()]:
                 if (status := process.poll()) is None:
                     continue
                 del running[number]
+                log = logs / f"{number}.log"
                 if status == 1 and folder.open_items():  # of itself: nothing that another worker could do better
-                    raise WorkerError(f"A worker of the sweep stopped: {_last(logs / f'{number}.log')}")
+                    raise WorkerError(f"A worker of the sweep stopped: {_last(log)}")
+                if status < 0 and not held_by(folder.path, process.pid):
+                    now = len(folder.seen().done)
+                    idle, done = idle + 1 if now == done else 1, now
+                    if idle == _IDLE:
+                        raise WorkerError(
+                            f"{_IDLE} workers were killed (signal {-status}) before they had an item in hand: is there "
+                            f"memory for {workers} of them (--workers)? The last one said: {_last(log)}"
+                        )
         for process in running.values():
             process.wait()
         look()
 
 
 def _begin(
-    folder: Folder, number: int, workers: int, memory: float | str | None, logs: Path
+    folder: Folder, number: int, workers: int, memory: float | str | None, logs: Path, own: dict[str, str]
 ) -> subprocess.Popen[bytes]:
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     asked = [
@@ -66,7 +80,7 @@ def _begin(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **own},
         )
 
 
@@ -82,5 +96,5 @@ def _end(running: dict[int, subprocess.Popen[bytes]]) -> None:
 
 
 def _last(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return "\n".join(lines[-_SHOWN:]) or f"it said nothing ({log})"
+    said = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n\n")[2]
+    return "\n".join(said.splitlines()[-_SHOWN:]) or f"nothing ({log})"

@@ -161,6 +161,7 @@ class Sweep:
         if aside:
             said.append(f"{counted(aside, 'item')} failed {self.folder.tries} times and are set aside:")
             said += [f"{cell}: {why}" for cell, why in dict.fromkeys(self.failures)]
+            said.append(f"To have them tried again, delete {self.folder.path / 'failed'} and run the sweep again.")
         return tuple(said)
 
     def describe(self) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,10 +130,37 @@ def opened(folder: Folder, item: Item, read: Callable[[Path], T]) -> T:
     except FileError as error:
         if not path.exists():
             raise
-        path.rename(path.with_suffix(".damaged"))
-        raise FileError(
-            f"{error} It is put away as {path.with_suffix('.damaged').name}; run the sweep again."
-        ) from error
+        raise FileError(f"{error} {_put_away(path, path.with_suffix('.damaged'))}") from error
+
+
+def in_folder(folder: Folder, cell: int) -> Any:
+    """A study or a discovery, read.
+
+    Raises:
+        FileError: it is damaged: it is put away, and the sweep makes it anew.
+    """
+    path = folder.result(cell)
+    try:
+        return result_in(path)
+    except FileError as error:
+        beside = path.with_name(f"{path.name}.damaged")
+        shutil.rmtree(beside, ignore_errors=True)
+        said = _put_away(path, beside)
+        for item in folder.of_cell(cell):
+            with suppress(OSError):
+                folder.shard(item).unlink()
+        raise FileError(f"{error} {said}") from error
+
+
+def _put_away(path: Path, beside: Path) -> str:
+    """Rename what is damaged, so that it is made anew; what is to be done then."""
+    try:
+        path.rename(beside)
+    except FileNotFoundError:
+        return "Run the sweep again."
+    except OSError as error:
+        return f"It cannot be put away ({error.strerror}): do so, and run the sweep again."
+    return f"It is put away as {beside.name}; run the sweep again."
 
 
 def result_in(path: Path) -> Any:

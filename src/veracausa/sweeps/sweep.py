@@ -10,16 +10,20 @@ from typing import Any, Literal
 
 import torch
 
+from veracausa.discovery.files import RUN
 from veracausa.engine.budget import free_now
+from veracausa.engine.guard import borrowed
 from veracausa.errors import FileError, MethodError
 from veracausa.extras import require_extra
 from veracausa.planning.groups import sized
 from veracausa.progress import announce, duration, progress
 from veracausa.scores.scores import task_header
 from veracausa.storage.files import make_folder
+from veracausa.studies.files import STUDY
 from veracausa.suggestions import not_known
 from veracausa.sweeps.asking import Asked, model_of
 from veracausa.sweeps.cluster import on_ray
+from veracausa.sweeps.devices import devices, take_own
 from veracausa.sweeps.facts import facts_of
 from veracausa.sweeps.folder import MANIFEST, Folder
 from veracausa.sweeps.items import Item, cut
@@ -27,6 +31,7 @@ from veracausa.sweeps.plan import Plan, plan_of
 from veracausa.sweeps.pool import pooled
 from veracausa.sweeps.results import Sweep
 from veracausa.sweeps.runners import RUNNERS, typed_instead
+from veracausa.sweeps.verbs import STAGED
 from veracausa.sweeps.working import work_through
 from veracausa.words import counted
 
@@ -85,13 +90,13 @@ def sweep(
     if left:
         with progress(f"sweep of {counted(len(folder.items), 'item')}", total, show_progress, _done(folder)) as tick:
             if runner == "local":
+                take_own(folder.cells)
                 work_through(folder, memory=memory, told=lambda item: tick(item.token_layers))
             elif runner == "ray":
                 on_ray(folder, workers, memory, _Moves(folder, tick).look)
             else:
                 count = _workers(folder, workers)
-                share = memory if memory is not None else free_now(torch.device("cpu")) // count
-                pooled(folder, count, share, _Moves(folder, tick).look)
+                pooled(folder, count, _share(folder, count) if memory is None else memory, _Moves(folder, tick).look)
     return Sweep(folder)
 
 
@@ -100,24 +105,35 @@ def laid_out(plan: Plan, out: str | Path, show_progress: bool = True) -> Folder:
 
     Every question is checked and its cost forecast before anything is run, and said.
     """
+    if any(cell.ask in STAGED for cell in plan.cells):
+        require_extra("charts")  # their pages are drawn by whoever does their last item
     path = make_folder(out)
     if (path / MANIFEST).exists():
-        return Folder.of(path, plan)
+        found = Folder.of(path, plan)
+        if (found.seconds, found.tries) != (plan.seconds, plan.tries):
+            kept = f"seconds = {found.seconds:g} and tries = {found.tries}"
+            announce(f"{path} is cut already: it keeps {kept}. For others choose another folder.", show_progress)
+        return found
+    for name in (STUDY, RUN):
+        if (path / name).exists():
+            raise FileError(f"{path} holds the results of another command ({name}). Choose another folder.")
     of_cells: dict[str, list[Any]] = {"models": [], "tasks": [], "facts": []}
     items: list[Item] = []
     lm, of, before = None, None, None
     for number, cell in enumerate(plan.cells):
         if lm is None or of != cell.model:
-            lm, of = model_of(cell.model), cell.model
+            lm, of = model_of(cell), cell.model
         asked = Asked.of(cell, lm)
         if (cell.model, cell.task) != before:
             lm.measure(asked.task)  # warns of answers that the model hardly says
             before = cell.model, cell.task
-        own = list(cut(asked, number, lm.identity, plan.seconds))
+        with borrowed(lm.decoder):  # so that what is found out about its runs is found out once
+            own = list(cut(asked, number, lm.identity, plan.seconds))
         items += own
         of_cells["models"].append(lm.header())
         of_cells["tasks"].append(task_header(asked.task))
-        of_cells["facts"].append(facts_of(asked, path / "frames" / str(number)) if len(own) > 1 else {})
+        cut_up = len(own) > 1 and not asked.staged
+        of_cells["facts"].append(facts_of(asked, path / "frames" / str(number)) if cut_up else {})
         announce(f"{cell.name}: {_said(own)}", show_progress)
     memory, disk = sized(max(item.memory for item in items)), sum(item.disk for item in items)
     announce(
@@ -152,11 +168,21 @@ def _done(folder: Folder) -> float:
 
 
 def _workers(folder: Folder, asked: int | None) -> int:
-    """As many as were asked for, or as there are processors, items, and memory."""
+    """As many as were asked for, or as there are GPUs; else as there are processors, items, and memory."""
     if asked is not None:
         return asked
+    if own := devices(folder.cells):
+        return min(len(own), len(folder.open_items()))
     largest = max(item.memory for item in folder.items)
     return max(1, min(os.cpu_count() or 1, len(folder.open_items()), free_now(torch.device("cpu")) // max(largest, 1)))
+
+
+def _share(folder: Folder, workers: int) -> int | None:
+    """Bytes for each of several workers; None where each has a GPU of its own."""
+    own = len(devices(folder.cells))
+    if not own:
+        return free_now(torch.device("cpu")) // workers
+    return None if workers <= own else own * free_now(torch.device("cuda")) // workers
 
 
 class _Moves:

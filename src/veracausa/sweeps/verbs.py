@@ -18,10 +18,14 @@ VERBS: dict[str, tuple[str, ...]] = {
     "verify": (*_ESTIMATE, *_CHECK),
     "curve": (*(name for name in _ESTIMATE if name != "units"), *_SIZES),
     "ablation_study": ("units", "ablations", "together", "new_tokens", "top", "reference", "alpha", "seed"),
+    "study": ("level", "neurons", "sample", "nodes", "interactions", "circuit", "seed"),
+    "discover": ("method", "edges", "how", "by", "top", "sample", "attack", "positions", "seed"),
 }
 #: Those of a receipt and of a curve that are not the estimate's.
 OWN = {"verify": _CHECK, "curve": _SIZES}
 #: Those that are asked of both: a receipt's effects are compared with an estimate of the same reference set.
 BOTH = {"verify": ("reference",)}
+#: Those that are done in stages, each with its own pieces, and give a folder with a page of its own.
+STAGED = ("study", "discover")
 #: Those whose answers are scores.
 SCORED = ("exact", "attribute")

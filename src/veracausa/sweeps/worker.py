@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 
 from veracausa.errors import VeracausaError
+from veracausa.spared import in_words
 from veracausa.sweeps.folder import Folder
 from veracausa.sweeps.working import work_through
 from veracausa.terminal import say
@@ -17,7 +19,11 @@ def main(folder: str, memory: str | None = None) -> int:
     try:
         work_through(Folder.open(folder), memory=memory)
     except VeracausaError as error:
-        say(f"{type(error).__name__}: {error}")
+        say(f"\n{type(error).__name__}: {error}")
+        return 1
+    except Exception as error:  # no item's own: the model cannot be loaded, say
+        traceback.print_exc()
+        say(f"\n{in_words(error)}")
         return 1
     return 0
 

@@ -12,9 +12,14 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from veracausa.arguments import bytes_of
+from veracausa.engine.budget import within
+from veracausa.engine.guard import shared
 from veracausa.engine.identity import difference
 from veracausa.errors import FileError
 from veracausa.sweeps.asking import Asked, model_of
@@ -23,6 +28,9 @@ from veracausa.sweeps.folder import Folder
 from veracausa.sweeps.items import Item
 from veracausa.sweeps.joining import joined
 from veracausa.sweeps.shards import Shards
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
 
 #: Seconds between two looks at what others have in hand.
 _LOOK = 1.0
@@ -38,14 +46,21 @@ def work_through(
     Raises:
         FileError: a model or task is not what it was when the sweep was cut, or an item cannot be written.
     """
-    bench = _Bench(folder, memory)
-    while left := folder.open_items():
-        waiting = {item.cell for item in left if item.step == "estimate"}
-        ready = (item for item in left if item.step != "checked" or item.cell not in waiting)
-        if not sum(_tried(bench, item, told) for item in ready):
-            for name, why in give_up_stale(folder.path):
-                _record(folder, name, why)
-            time.sleep(_LOOK)
+    with ExitStack() as held:
+        bench = _Bench(folder, memory, held)
+        while left := folder.open_items():
+            if not sum(_tried(bench, item, told) for item in _ready(left)):
+                for name, why in give_up_stale(folder.path):
+                    _record(folder, name, why)
+                time.sleep(_LOOK)
+
+
+def _ready(left: list[Item]) -> list[Item]:
+    """Those that wait for no item of an earlier turn."""
+    first: dict[int, int] = {}
+    for item in left:
+        first[item.cell] = min(item.turn, first.get(item.cell, item.turn))
+    return [item for item in left if item.turn == first[item.cell]]
 
 
 def _tried(bench: _Bench, item: Item, told: Callable[[Item], None]) -> bool:
@@ -61,10 +76,12 @@ def _tried(bench: _Bench, item: Item, told: Callable[[Item], None]) -> bool:
             result = asked.run(item.part, folder.pieces(item), bench.memory)
         except Exception as error:
             folder.failed(item, f"{type(error).__name__}: {error}", _name())
+            bench.give_back()
             return True
         result.save(folder.shard(item))
         folder.took(item, time.monotonic() - began, f"{socket.gethostname()}-{os.getpid()}")
-        shutil.rmtree(folder.pieces(item), ignore_errors=True)
+        if not asked.staged:  # whose folder is the result
+            shutil.rmtree(folder.pieces(item), ignore_errors=True)
         told(item)
         return True
 
@@ -81,11 +98,17 @@ def _name() -> str:
 
 @dataclass(eq=False)
 class _Bench:
-    """The model and the tasks that a worker has loaded."""
+    """The model and the tasks that a worker has loaded.
+
+    The model is `held` from item to item, with what it recorded: parts of a cell that are about the same pairs, and
+    cells about the same task, find it there, and what an engine's run is checked against is checked once.
+    """
 
     folder: Folder
     memory: float | str | None
-    _model: tuple[str, object] | None = None
+    held: ExitStack
+    _model: tuple[str, Model] | None = None
+    _holds: bool = False
     _asked: dict[tuple[int, str], Asked] = field(default_factory=dict)
 
     def asked(self, item: Item) -> Asked:
@@ -101,17 +124,27 @@ class _Bench:
                 self._asked[key] = whole.estimate
             elif item.step == "checked":
                 self._asked[key] = whole.checking(joined(Shards(self.folder, item.cell, "estimate")))
+        if not self._holds:
+            with within(bytes_of(self.memory)):
+                self.held.enter_context(shared(self._asked[key].lm.decoder))
+            self._holds = True
         return self._asked[key]
+
+    def give_back(self) -> None:
+        """Hold the model no longer: it is as it was when it was loaded, also where an item failed."""
+        self.held.close()
+        self._holds = False
 
     def _cell(self, cell: int) -> Asked:
         if (cell, "") not in self._asked:
             own, folder = self.folder.cells[cell], self.folder
             key = json.dumps(dict(own.model), sort_keys=True)
             if self._model is None or self._model[0] != key:
+                self.give_back()
                 self._asked.clear()
                 self._model = None  # the old one goes before the new one comes
-                self._model = key, model_of(own.model)
-            made = Asked.of(own, self._model[1])  # type: ignore[arg-type]
+                self._model = key, model_of(own)
+            made = Asked.of(own, self._model[1])
             _require_same(folder.path, made, folder.models[cell]["identity"], folder.tasks[cell]["digest"])
             self._asked[cell, ""] = made
         return self._asked[cell, ""]

@@ -14,7 +14,7 @@ from veracausa.report.tables import Column, Table
 from veracausa.storage.environment import command, versions
 from veracausa.storage.files import at, write_text
 from veracausa.sweeps.results import Sweep
-from veracausa.sweeps.verbs import SCORED
+from veracausa.sweeps.verbs import SCORED, STAGED
 from veracausa.words import counted, whole
 
 #: Scores with more numbers than this are not merged for a page, but added up (`Sweep.totals`).
@@ -27,6 +27,7 @@ _METHODS = (
     ),
 )
 _READING = (
+    ("Pages", "Cells of studies and discoveries have a page of their own: “its page”."),
     ("States", "done: every item is there. running: a worker has one in hand. begun: some are there, none in hand. "
                "failed: an item will be tried again. set aside: an item failed too often. waiting: nothing yet."),
     ("Forecast and taken", "Seconds of one worker: of all items, by the rates of the machine that cut the sweep; and "
@@ -48,7 +49,7 @@ def page(sweep: Sweep, where: Path) -> str:
     """The page as text, for a file in the folder `where`, from which it links to the results."""
     state = sweep.table().to_dict("records")
     found = [_found(sweep, cell, where) for cell in range(len(sweep)) if sweep.done(cell)]
-    columns, rows = _grid(sweep, state)
+    columns, rows = _grid(sweep, state, where)
     return framed(
         "sweep.html",
         [],
@@ -71,20 +72,21 @@ def _table(state: list[dict[str, Any]]) -> Table:
     return Table("cells", "The cells", tuple(columns), tuple(state))
 
 
-def _grid(sweep: Sweep, state: list[dict[str, Any]]) -> tuple[list[str], list[tuple[str, list[Any]]]]:
+def _grid(sweep: Sweep, state: list[dict[str, Any]], where: Path) -> tuple[list[str], list[tuple[str, list[Any]]]]:
     """Questions, and for each model and task its cells, one a question (None: not asked)."""
     names = [name.rpartition(" · ") for name in sweep.names]
     columns = list(dict.fromkeys(question for *_, question in names))
     rows: dict[str, dict[str, Any]] = {}
     for cell, (about, _, question) in enumerate(names):
-        rows.setdefault(about, {})[question] = _cell(sweep, cell, state[cell])
+        rows.setdefault(about, {})[question] = _cell(sweep, cell, state[cell], where)
     return columns, [(about, [cells.get(question) for question in columns]) for about, cells in rows.items()]
 
 
-def _cell(sweep: Sweep, cell: int, row: dict[str, Any]) -> dict[str, str]:
+def _cell(sweep: Sweep, cell: int, row: dict[str, Any], where: Path) -> dict[str, str]:
     word, forecast = str(row["state"]), row["seconds"]
     foretold = "no forecast" if forecast is None or forecast != forecast else f"forecast {duration(forecast)}"
     why = dict(reversed(sweep.failures)).get(sweep.names[cell], "") if word == "set aside" else ""
+    own = _link(sweep.folder.result(cell) / "report.html", where) if sweep.folder.cells[cell].ask in STAGED else ""
     return {
         "state": word,
         "look": word.rpartition(" ")[2],
@@ -92,6 +94,7 @@ def _cell(sweep: Sweep, cell: int, row: dict[str, Any]) -> dict[str, str]:
         "time": f"{foretold}, took {duration(row['taken'])}" if row["done"] else foretold,
         "why": why,
         "link": f"#cell-{cell}" if word == "done" else "",
+        "page": own if word == "done" else "",
     }
 
 
@@ -108,7 +111,9 @@ def _found(sweep: Sweep, cell: int, where: Path) -> dict[str, Any]:
             return about | {"sentences": [told], "table": table, "file": _link(folder.path / "items", where)}
     result = sweep[cell]
     shown = getattr(result, "head", result.table)().to_string(index=False, max_rows=20)
-    return about | {"sentences": result.sentences, "table": shown, "file": _link(folder.result(cell), where)}
+    path = folder.result(cell)
+    file = path / "report.html" if folder.cells[cell].ask in STAGED else path
+    return about | {"sentences": result.sentences, "table": shown, "file": _link(file, where)}
 
 
 def _link(path: Path, where: Path) -> str:
