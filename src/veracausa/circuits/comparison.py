@@ -21,7 +21,7 @@ from veracausa.circuits.circuit import Circuit, circuit_body
 from veracausa.result import ROWS, Paged
 from veracausa.storage.files import write_json
 from veracausa.units.edges import Edges
-from veracausa.words import counted, listed, number_of, p_value, share
+from veracausa.words import counted, listed, p_value, plain, share
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,7 +184,7 @@ class CircuitComparison(Paged):
         kept = f"A keeps {counted(len(self.one), 'edge')}, B {len(self.other):,}; {self.shared:,} are in both"
         alone = [int((self.side == k).sum()) for k in (1, 2)]
         chance = f"two random sets of these sizes would share about {self.by_chance:,.1f}"
-        return f"{kept} (Jaccard {number_of(self.jaccard)}; {chance}), {alone[0]:,} in A only, {alone[1]:,} in B only."
+        return f"{kept} (Jaccard {plain(self.jaccard)}; {chance}), {alone[0]:,} in A only, {alone[1]:,} in B only."
 
     def _strongest(self) -> list[str]:
         """Whether both name the same strongest edges, and which of these moved most."""
@@ -207,12 +207,11 @@ class CircuitComparison(Paged):
             return []
         sides = zip("AB", (self.one, self.other), self.worth, strict=True)
         told = [
-            f"f = {share(one.f, one.stderr)} with {len(circuit):,} edges on {one.pairs} in {name}"
+            f"f = {_f(one.f, one.stderr)} with {len(circuit):,} edges on {one.pairs} in {name}"
             for name, circuit, one in sides
         ]
-        return [
-            f"The selected circuits bring back {listed(told)}; sizes that differ are not tested against each other."
-        ]
+        other = "; sizes that differ are not tested against each other" if len(self.one) != len(self.other) else ""
+        return [f"The selected circuits bring back {listed(told)}{other}."]
 
     def _sizes(self) -> list[str]:
         """At how many equal sizes f differs, and where most."""
@@ -222,17 +221,17 @@ class CircuitComparison(Paged):
         tested = [one for one in self.sizes if math.isfinite(one.p_holm)]
         differ = sum(one.p_holm <= LEVEL for one in tested)
         how = "paired, Student’s test" if self.paired else "unpaired, Welch’s test"
-        count = f"at {differ:,} of {len(tested):,} equal sizes f differs significantly ({how}, Holm’s correction)"
+        count = f"At {differ:,} of {len(tested):,} equal sizes f differs significantly ({how}, Holm’s correction)."
         if not tested:
             count = (
-                f"circuits of {len(self.sizes):,} equal sizes were run in both; no error of f is known to test them by"
+                f"{counted(len(self.sizes), 'equal size')} were run in both; no error of f is known to test them by."
             )
         p = f", {p_value(most.p_holm)} after correction" if math.isfinite(most.p_holm) else ""
         ranked = "signed importance" if most.ranking == "signed" else "|importance|"
-        found = f"{number_of(most.f[0])} in A and {number_of(most.f[1])} in B"
-        where = f"most at {most.edges:,} edges by {ranked}, {found}"
+        first, second = (_f(*one) for one in zip(most.f, most.errors, strict=True))
         differs = share(most.difference, most.stderr)
-        return [f"{count[:1].upper()}{count[1:]}; {where} (difference {differs}{p})."]
+        where = f"It differs most with the {most.edges:,} strongest edges by {ranked}"
+        return [f"{count} {where}: {first} in A, {second} in B (B − A {differs}{p})."]
 
     def describe(self) -> str:
         """What A and B are, line by line."""
@@ -279,6 +278,11 @@ def packed(found: CircuitComparison) -> dict[str, Any]:
         "sizes": [list(one) for one in found.sizes],
         "paired": found.paired,
     }
+
+
+def _f(value: float, error: float) -> str:
+    """0.887 ± 0.012; without the standard error where there is none."""
+    return f"{plain(value)} ± {plain(error)}" if math.isfinite(error) else plain(value)
 
 
 def _both(one: str, other: str) -> str:

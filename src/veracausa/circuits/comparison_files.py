@@ -44,8 +44,7 @@ def load_circuit_comparison(path: str | Path) -> CircuitComparison:
 
 
 def _arrays(columns: list[list[Any]], kind: type) -> tuple[np.ndarray, np.ndarray]:
-    first, second = (np.array(column, dtype=kind) for column in columns)
-    return first, second
+    return np.array(columns[0], dtype=kind), np.array(columns[1], dtype=kind)
 
 
 def _worth(row: list[Any]) -> Worth:
@@ -55,4 +54,4 @@ def _worth(row: list[Any]) -> Worth:
 def _sized(row: list[Any]) -> Sized:
     ranking, edges, f, errors, *rest = row
     both, spread = (many(_FIGURE, 2)(pair) for pair in (f, errors))
-    return Sized(one_of("signed", "abs")(ranking), whole(1)(edges), tuple(both), tuple(spread), *map(_FIGURE, rest))  # type: ignore[arg-type]
+    return Sized(one_of("signed", "abs")(ranking), whole(1)(edges), tuple(both), tuple(spread), *map(_FIGURE, rest))

@@ -87,9 +87,8 @@ def _ranked(result: Any, circuit: Circuit, index: np.ndarray) -> tuple[np.ndarra
     if isinstance(result, Discovery):
         own, importance = result.scores.units.index, result.scores.importance().double().numpy()
     else:
-        own, importance = circuit.edges.index, circuit.importance
-        if importance is None:
-            importance = np.full(len(own), np.nan)
+        own = circuit.edges.index
+        importance = np.full(len(own), np.nan) if circuit.importance is None else circuit.importance
     order = np.argsort(-np.abs(np.nan_to_num(importance, nan=-1.0)), kind="stable")
     order = order[np.isfinite(importance[order])]
     rank = np.zeros(len(own), dtype=int)
@@ -118,13 +117,13 @@ def _mismatches(one: Circuit, other: Circuit, evaluated: list[Evaluation]) -> li
     identities = one.model["identity"], other.model["identity"]
     if all(identities) and (parts := difference(*identities)):
         rows.append((f"The model’s {parts}", *identities))
-    settings = [circuit.settings for circuit in (one, other)]
+    mine, theirs = one.settings, other.settings
     rows += [
         ("Precision", str(one.model.get("dtype", "not said")), str(other.model.get("dtype", "not said"))),
         ("Pairs", _prompts(one.task), _prompts(other.task)),
         ("Metric", str(one.task["metric"]), str(other.task["metric"])),
         ("Method", one.method, other.method),
-        *((what, *(str(own.get(key, "not said")) for own in settings)) for key, what in _HOW.items()),
+        *((what, str(mine.get(key, "not said")), str(theirs.get(key, "not said"))) for key, what in _HOW.items()),
     ]  # fmt: skip
     if len(evaluated) == 2:
         first, second = evaluated
@@ -146,14 +145,14 @@ def _worth(one: Evaluation) -> Worth:
 
 
 def _sizes(one: Evaluation, other: Evaluation, paired: bool) -> tuple[Sized, ...]:
-    """f of circuits with as many edges, ranking by ranking."""
+    """f of circuits with as many edges, ranking by ranking; all edges are the model itself, whatever ranked them."""
     rankings = {"signed": (one.curve.signed, other.curve.signed), "abs": (one.curve.absolute, other.curve.absolute)}
     alike = [
         (name, mine, theirs)
         for name, (first, second) in rankings.items()
         for mine in {run.edges: run for run in first}.values()
         for theirs in {run.edges: run for run in second}.values()
-        if mine.edges == theirs.edges
+        if mine.edges == theirs.edges and mine.share < 1
     ]
     tested = [_tested(mine, theirs, paired) for _, mine, theirs in alike]
     known = [p for *_, p in tested if np.isfinite(p)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -82,9 +82,10 @@ class Scoring:
     def placed(self, edges: Edges) -> AttributeWork:
         """Scores of `edges` at every position of the longest prompt, by the same method."""
         task, positions = self.work.task, max(self.work.task.lengths)
-        ends = (np.repeat(end, positions) for end in (edges.writer, edges.reader))
-        table = Edges.of(edges.graph, *ends, np.tile(np.arange(positions), len(edges)))
-        return attribute.work(self.work.lm, task, units=table, method=self.method)  # type: ignore[arg-type]
+        writer, reader = (np.repeat(end, positions) for end in (edges.writer, edges.reader))
+        table = Edges.of(edges.graph, writer, reader, np.tile(np.arange(positions), len(edges)))
+        work = attribute.work(self.work.lm, task, units=table, method=self.method)  # type: ignore[arg-type]
+        return cast("AttributeWork", work)
 
     def run(self, folder: Path | None, show_progress: bool) -> Scores:
         """Score them; `folder`: of the discovery, where unfinished pieces of exact effects and of learning are kept."""

@@ -108,8 +108,8 @@ class Quality(Shown):
         """What is explained, and what the model loses with the reconstruction."""
         lost = self.with_reconstruction - self.cross_entropy
         said = [
-            f"{self.dictionary} explains {plain(100 * self.variance_explained, 0)} % of the variance of these "
-            f"prompts’ activations with {plain(self.active, 1)} active features a token.",
+            f"The dictionary of {self.site} explains {plain(100 * self.variance_explained, 0)} % of the variance of "
+            f"these prompts’ activations with {plain(self.active, 1)} active features a token.",
             f"With the reconstruction in their place cross-entropy changes by {signed(lost)} nats a token "
             f"({self.tokens:,} tokens); {plain(100 * self.recovered, 0)} % of the loss is recovered against the mean.",
         ]

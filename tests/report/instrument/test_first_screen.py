@@ -49,11 +49,13 @@ def test_a_strong_unit_is_named_with_its_size_and_its_sign(several):
     panel = several.panels[0]
     names = panel.exact.units.names
     said = matters(with_effects(panel, effects(panel, -0.44, 0.2, 0.005, spread=1e-3)))
-    assert f"({names[0]}) matters most: replaced, it alone lowers the model’s preference by 44 % of the gap" in said
+    assert f"({names[0]}) matters most: replaced, it alone lowers the model’s preference for the right answer" in said
+    assert "right answer by 44 % of the gap" in said
     assert f"2 of {len(names)} heads change it by more than 1 % of the gap; after it comes {names[1]} (+20 %)." in said
+    assert "A minus supports the answer, a plus works against it." in said
     assert "chance" not in said
     against = matters(with_effects(panel, effects(panel, 0.44, spread=1e-3)))
-    assert "raises the model’s preference by 44 %" in against
+    assert "raises the model’s preference for the right answer by 44 %" in against
 
 
 def test_noise_is_called_noise(several):
@@ -111,7 +113,7 @@ def test_wrong_signs_and_the_farthest_unit_are_told(several):
     agreement = rated.agreements[0]
     text = trusted(rated)
     assert agreement.sign_errors == 1 and trust(agreement) != "good"
-    assert "of 5 effects over 1 % 1 has the wrong sign" in text
+    assert "of 5 effects over 1 % of the gap 1 has the wrong sign" in text
     assert f"farthest off on {panel.exact.units.names[1]}, where it says −2.0 % and +30 % is true" in text
 
 
@@ -139,7 +141,7 @@ def test_an_inverted_gap_is_said_and_no_share_is(several):
 def test_the_question_names_model_parts_and_answers(study):
     first = study.sections[0]
     assert question(first, "tiny").startswith("Which heads make tiny say “")
-    assert asked(first).startswith("A pair of prompts that differ in the marked words.")
+    assert asked(first).startswith("A pair of prompts that differ in the marked words; “")
     mlps = dataclasses.replace(first, panels=first.panels[1:])
     assert question(mlps, "tiny").startswith("Which MLPs make tiny say “")
     silent = dataclasses.replace(first.task, correct=((),), incorrect=((),), metric="entropy")

@@ -8,12 +8,18 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from veracausa.circuits.comparison import SIDES, STRONGEST, CircuitComparison, Sized
+from veracausa.circuits.comparison import SIDES, CircuitComparison, Sized
 from veracausa.report.charts import theme
 from veracausa.report.charts.comparison import ranks_figure
 from veracausa.report.charts.data import Datasets, Row, number
 from veracausa.report.charts.faithfulness import RANKINGS
 from veracausa.report.charts.figures import Figure, Part
+
+#: A and B at the two ends of what colours differences: purple, green.
+_SIDES = alt.Scale(domain=["A", "…", "·", "··", "B"], range="heatmap")
+_LEGEND = alt.Legend(title=None, values=["A", "B"], symbolOpacity=1)
+#: Edges whose ranks are drawn: the strongest of either.
+_DRAWN = 10
 
 
 def circuit_comparison_figures(found: CircuitComparison, name: str) -> list[Figure]:
@@ -51,8 +57,9 @@ def _curve(sizes: list[Sized], ranking: str, name: str) -> Part:
         for one in sizes for k, side in enumerate("AB")
     ]  # fmt: skip
     base: Any = alt.Chart(data.add(f"{name}-{ranking}", rows)).encode(
-        x=alt.X("edges:Q", title="edges", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", tickCount=5)),
-        color=alt.Color("result:N", legend=alt.Legend(title=None)),
+        x=alt.X("edges:Q", title="edges", scale=alt.Scale(type="log", nice=False),
+                axis=alt.Axis(format="~s", tickCount=5)),
+        color=alt.Color("result:N", scale=_SIDES, legend=_LEGEND),
         tooltip=[alt.Tooltip("result:N"), alt.Tooltip("edges:Q", format=",d"), alt.Tooltip("f:Q", format=".3f"),
                  alt.Tooltip("stderr:Q", title="± SE", format=".3f")],
     )  # fmt: skip
@@ -68,11 +75,13 @@ def _curve(sizes: list[Sized], ranking: str, name: str) -> Part:
 def _moved(found: CircuitComparison) -> np.ndarray:
     """Edges among the strongest of A or of B that have a rank in both."""
     first, second = found.ranks
-    top = min(STRONGEST, *(max(1, count) for count in found.scored))
+    top = min(_DRAWN, *(max(1, count) for count in found.scored))
     return ((first <= top) | (second <= top)) & (first > 0) & (second > 0)
 
 
 def _ranks(found: CircuitComparison, name: str) -> Figure:
     among = np.flatnonzero(_moved(found))
-    said = f"The {STRONGEST} strongest edges of A and of B that both rank, by |importance|; a line is an edge."
-    return ranks_figure(name, found.edges[among].names, [ranks[among] for ranks in found.ranks], "edge", said)
+    said = f"The {_DRAWN} strongest edges of A and of B that both rank, by |importance|; a line is an edge."
+    return ranks_figure(
+        name, found.edges[among].names, [ranks[among] for ranks in found.ranks], "edge", said, named=_DRAWN
+    )  # fmt: skip

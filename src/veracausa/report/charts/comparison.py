@@ -139,11 +139,17 @@ def _changes(one: Compared, name: str) -> Figure:
     top = strongest_of(len(one.names))
     among = np.flatnonzero((one.ranks[0] <= top) | (one.ranks[1] <= top)).tolist()
     said = f"The {top} strongest of A and of B by |value|; a line is a unit, on top the strongest."
-    return ranks_figure(name, [one.names[i] for i in among], tuple(ranks[among] for ranks in one.ranks), "unit", said)
+    names, ranks = [one.names[i] for i in among], [ranks[among] for ranks in one.ranks]
+    return ranks_figure(name, names, ranks, "unit", said, named=top)
 
 
-def ranks_figure(name: str, names: Sequence[str], ranks: Sequence[np.ndarray], what: str, said: str) -> Figure:
-    """Ranks of some units (or of `what` they are) in A and in B, each a line from A to B."""
+def ranks_figure(
+    name: str, names: Sequence[str], ranks: Sequence[np.ndarray], what: str, said: str, *, named: int
+) -> Figure:
+    """Ranks of some units (or of `what` they are) in A and in B, each a line from A to B.
+
+    `named`: ranks that have a name beside them; farther down names would lie over each other.
+    """
     data = Datasets()
     rows: list[Row] = [
         {"name": one, "result": result, "rank": int(own[i]), "change": int(ranks[0][i] - ranks[1][i])}
@@ -161,7 +167,8 @@ def ranks_figure(name: str, names: Sequence[str], ranks: Sequence[np.ndarray], w
                  alt.Tooltip("change:Q", title="rises by", format="+,d")],
     )  # fmt: skip
     texts = [
-        base.transform_filter(f"datum.result == '{result}'").mark_text(style=theme.NAME, align=align, dx=dx)
+        base.transform_filter(f"datum.result == '{result}' && datum.rank <= {named}")
+        .mark_text(style=theme.NAME, align=align, dx=dx)
         .encode(text="name:N")
         for result, align, dx in (("A", "right", -8), ("B", "left", 8))
     ]  # fmt: skip

@@ -73,18 +73,24 @@ def asked(section: Section) -> str:
     exact, n = section.panels[0].exact, len(section.task)
     one, settings = singular(section.panels[0].kind), exact.settings
     pairs = "A pair of prompts that differ" if n == 1 else f"{counted(n, 'pair')} of prompts, each pair differing"
-    text = f"{pairs} in the marked words. "
+    text = f"{pairs} in the marked words{_first_answer(section)}. "
     if exact.direction == "denoising":
         return text + (
-            f"While the model reads the second, one {one} alone is given what it holds in the first: its effect is how "
-            "much of the first answer that brings back."
+            f"While the model reads the second (corrupted), one {one} alone is given what it holds in the first "
+            "(clean): its effect is how much of the first answer that brings back."
         )
     if settings.get("ablation", "counterfactual") == "counterfactual":
         return text + (
-            f"While the model reads the first, one {one} alone is given what it holds in the second: its effect is how "
-            "much that changes the answer."
+            f"While the model reads the first (clean), one {one} alone is given what it holds in the second "
+            "(corrupted): its effect is how much that changes the answer."
         )
     return text + f"One {one} at a time is replaced ({settings['ablation']}): its effect is how much that changes."
+
+
+def _first_answer(section: Section) -> str:
+    """What is right after the first prompt that is shown: "; “Mary” is right after the first one below"."""
+    correct = section.task.answer_strings(0)[0]
+    return f"; {quoted(correct[0])} is right after the first one below" if correct else ""
 
 
 def matters(panel: Panel) -> str:
@@ -106,8 +112,16 @@ def matters(panel: Panel) -> str:
     if strong > 1:
         then = [f"{exact.units.names[i]} ({percent(sizes[i])})" for i in order[1 : min(strong, 1 + _NEXT)].tolist()]
         many = f"{strong:,} of {len(exact):,} {units} change it by more than 1 % of the gap"
-        says.append(f"{many}; after it come{'s' if len(then) == 1 else ''} {listed(then)}.")
+        says.append(f"{many}; after it come{'s' if len(then) == 1 else ''} {listed(then)}.{_signs(exact)}")
     return " ".join(filter(None, says))
+
+
+def _signs(exact: Scores) -> str:
+    """What a minus and a plus before an effect say; "" where effects have no sign."""
+    if not exact.signed or exact.direction not in ("noising", "denoising"):
+        return ""
+    helps, harms = ("minus", "plus") if exact.direction == "noising" else ("plus", "minus")
+    return f" A {helps} supports the answer, a {harms} works against it."
 
 
 def stands_out(exact: Scores) -> np.ndarray:
@@ -138,7 +152,7 @@ def _size(exact: Scores, i: int) -> str:
 
 def _moved(exact: Scores, i: int, name: str) -> str:
     """What replacing (restoring) the strongest unit alone does."""
-    what = "the model’s preference" if compares_answers(exact.task["metric"]) else "the metric"
+    what = "the model’s preference for the right answer" if compares_answers(exact.task["metric"]) else "the metric"
     value = float(_sizes(exact)[i])
     if not exact.has_shares:
         return f"{name} matters most: it alone moves {what} by {_size(exact, i)}."
@@ -208,7 +222,7 @@ def _errors(rated: Agreement, shares: bool) -> str:
     text = ""
     if rated.signed and shares:
         wrong = f"{rated.sign_errors or 'none'} ha{'s' if rated.sign_errors < 2 else 've'} the wrong sign"
-        text += f"; of {counted(rated.strong, 'effect')} over 1 % {wrong}"
+        text += f"; of {counted(rated.strong, 'effect')} over 1 % of the gap {wrong}"
     if rated.outliers and rated.unit == METRIC:
         i = rated.names.index(rated.outliers[0])
         says = f", where it says {percent(rated.estimate[i])} and {percent(rated.exact[i])} is true" if shares else ""
@@ -243,9 +257,10 @@ def _checking(panel: Panel) -> list[str]:
     price = best[0].cost.token_layers / max(1, panel.exact.cost.token_layers)
     says = []
     if price >= 1 and best[1].method != rated.method:
-        says.append(f"Take exact effects where you can: {best[1].method}, the closest estimate, costs more.")
+        closest = METHODS.get(best[1].method, best[1].method)
+        says.append(f"Take exact effects where you can: {closest}, the closest estimate, costs more than they do.")
     if names := rated.outliers[:_NEXT]:
-        says.append(f"Where only {rated.method} can be paid for, run {listed(names)} as well.")
+        says.append(f"Where only {rated.method} can be paid for, also run {listed(names)} exactly.")
     return says
 
 

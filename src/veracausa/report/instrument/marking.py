@@ -13,6 +13,11 @@ from veracausa.report.readable import readable
 TERMS = {
     "head": "One of the parts of a model that look back at earlier words and copy something from them. Every layer has "
     "several, side by side; a9.h6 is head 6 of layer 9, both counted from 0.",
+    "layer": "A model computes in layers, one after the other, counted from 0: each reads what the ones before it "
+    "wrote, and adds to it.",
+    "prompt": "A text that the model is given, and goes on from with a next word.",
+    "preference": "How much the model leans to the right answer rather than to a wrong one, as its own scores of both "
+    "have it.",
     "MLP": "The part of a layer that works on each word by itself, after the heads; m3 is that of layer 3.",
     "effect": "What changes in the answer when this one part is replaced and everything behind it is computed anew: "
     "run, not estimated. Blue on the map: the part helps the answer; orange: it works against it.",
@@ -32,6 +37,7 @@ TERMS = {
 #: Terms by how they stand in a sentence, whatever letter they begin with.
 _ALIKE = {term.lower().removesuffix("s"): term for term in TERMS}
 _NAME = r"(?<![\w.])[amxrf]\d+(?:\.\w+)?(?![\w(])"
+_EDGE = r"(?<![\w.])(?:input|[amx]\d+(?:\.\w+)?)->(?:logits|[amx]\d+(?:\.\w+)?(?:<\w+>)?)"
 
 
 def marked(text: str, units: Iterable[str], done: set[str]) -> Markup:
@@ -43,7 +49,7 @@ def marked(text: str, units: Iterable[str], done: set[str]) -> Markup:
     words = "|".join(sorted((re.escape(term) + "s?" for term in TERMS), key=len, reverse=True))
     parts: list[Markup] = []
     end = 0
-    for found in re.finditer(rf"`([^`]+)`|({_NAME})|\b((?i:{words}))\b", readable(text)):
+    for found in re.finditer(rf"`([^`]+)`|({_EDGE}|{_NAME})|\b((?i:{words}))\b", readable(text)):
         piece = _piece(found, names, done)
         if piece is not None:
             parts += [escape(readable(text)[end : found.start()]), piece]

@@ -132,7 +132,7 @@ def made_table(mismatches: Sequence[tuple[str, str, str]]) -> Table:
     """How A and B were made: what differs."""
     rows = tuple({"what": what, "A": one, "B": other} for what, one, other in mismatches)
     return Table(
-        "made", "How both were made: what differs", (Column("what", ""), Column("A", "A"), Column("B", "B")), rows
+        "made", "How both were made: what differs", (Column("what", "what"), Column("A", "A"), Column("B", "B")), rows
     )
 
 
