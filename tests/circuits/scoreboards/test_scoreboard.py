@@ -133,17 +133,20 @@ def test_it_costs_what_was_forecast(asked):
 
 
 def test_who_leads():
-    """The smallest where small is good; what is beyond a bound leads where large is good."""
+    """The smallest where small is good; what is beyond a bound leads where large is good; of two alike, neither."""
+    beyond = Cell(30.0, beyond=True)
     cells = {
-        "a": {"k 50%": Cell.of(5), "radius k": Cell(30.0, beyond=True), "CPR": Cell.of(0.5, 0.1)},
-        "b": {"k 50%": Cell.of(9), "radius k": Cell.of(100), "CPR": Cell(why="nothing")},
+        "a": {"k 50%": Cell.of(5), "radius k": beyond, "radius ε": beyond, "CPR": Cell.of(0.5, 0.1)},
+        "b": {"k 50%": Cell.of(9), "radius k": Cell.of(100), "radius ε": beyond, "CPR": Cell(why="nothing")},
     }
     header = {"name": "made", "description": "made", "digest": "", "metric": "logit_diff", "n": 4}
     origin = {"name": "", "source": "", "identity": ""}
     found = Scoreboard(("a", "b"), cells, Cost(), origin, header, {"size": 0.02})
     assert [found.best(one) for one in ("k 50%", "radius k", "CPR", "CMD")] == ["a", "a", "a", None]
+    assert found.best("radius ε") is None and found.leaders("radius ε") == ("a", "b") and found.leaders("CMD") == ()
+    assert found.sentences[1:3] == ("a leads in k 50% and radius k.", "a and b are as good and lead in radius ε.")
     assert str(cells["a"]["radius k"]) == "> 30" and str(cells["a"]["CPR"]) == "0.500 ± 0.100"
-    assert found.shown().to_numpy().tolist()[-1] == ["radius k", "> 30", "100"]
+    assert found.shown().to_numpy().tolist()[-2] == ["radius k", "> 30", "100"]
     assert found.missing == ("b has no CPR: nothing",)
     assert {name for columns in PARTS.values() for name in columns} <= set(COLUMNS)
 

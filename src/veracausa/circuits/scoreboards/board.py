@@ -73,14 +73,22 @@ class Scoreboard(Shown):
         return [name for name in COLUMNS if any(name in own for own in self.cells.values())]
 
     def best(self, column: str) -> str | None:
-        """The ranking that leads in a column; None where no cell is known. Beyond a bound counts as infinite."""
+        """The ranking that leads alone in a column; None where no cell is known, or several are as good."""
+        leaders = self.leaders(column)
+        return leaders[0] if len(leaders) == 1 else None
+
+    def leaders(self, column: str) -> tuple[str, ...]:
+        """Those with the best figure of a column, none where no cell is known. Beyond a bound counts as infinite.
+
+        >>> board.leaders("radius k")
+        ('eap', 'eap-ig')
+        """
         if column not in COLUMNS:
             raise MethodError(not_known("column of a scoreboard", column, COLUMNS))
-        known = {
-            name: own[column] for name, own in self.cells.items() if column in own and own[column].value is not None
-        }
         sign = -1 if column in SMALLER else 1
-        return max(known, key=lambda name: sign * _number(known[name])) if known else None
+        known = {name: sign * _number(self.cells[name].get(column, Cell())) for name in self.rankings}
+        known = {name: figure for name, figure in known.items() if figure == figure}
+        return tuple(name for name, figure in known.items() if figure == max(known.values()))
 
     def table(self) -> pd.DataFrame:
         """One row per ranking: columns, with standard errors; infinity where a cell is beyond, NaN where missing."""
@@ -117,11 +125,12 @@ class Scoreboard(Shown):
     @property
     def sentences(self) -> tuple[str, ...]:
         """Who leads in each column that judges, on how many pairs; and what is missing."""
-        led: dict[str, list[str]] = {}
+        led: dict[tuple[str, ...], list[str]] = {}
         for column in self.columns:
-            if column not in NEITHER and (name := self.best(column)):
-                led.setdefault(name, []).append(column)
-        leads = [f"{name} leads in {listed(columns)}." for name, columns in led.items()]
+            if column not in NEITHER and (names := self.leaders(column)):
+                led.setdefault(names, []).append(column)
+        words = {True: "leads", False: "are as good and lead"}
+        leads = [f"{listed(names)} {words[len(names) == 1]} in {listed(columns)}." for names, columns in led.items()]
         pairs = counted(int(self.task["n"]), "pair")
         return (
             f"{counted(len(self.rankings), 'ranking')} judged on {pairs}.",
