@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from veracausa.arguments import shown
 from veracausa.errors import UnitError
 from veracausa.tasks.placing import length_of, places
 from veracausa.units.adapters import adapters_told, lacking_adapters
