@@ -6,6 +6,7 @@ import pytest
 
 import veracausa as vc
 from veracausa.errors import UnitError
+from veracausa.units import unit_names
 from veracausa.units.every_unit import all_units
 from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
@@ -32,6 +33,17 @@ def test_names_are_read_back(tiny, kind):
         again = parse_names(lm, units.names)
         assert again.kind == kind and again.names == units.names and again.digest() == units.digest()
         assert [units.find(name) for name in units.names] == list(range(len(units)))
+
+
+def test_names_of_a_kind_are_asked_about_together(tiny, monkeypatch):
+    """Thousands of names cost one question about the model; the first that it has not is the one that is named."""
+    lm, asked, own = tiny("llama"), [], unit_names.layers_with
+    monkeypatch.setattr(unit_names, "layers_with", lambda *args: asked.append(args) or own(*args))
+    assert len(parse_names(lm, [f"m{layer}.n{i}" for layer in range(3) for i in range(40)])) == 120
+    assert len(asked) == 1
+    for names in (["m0.n1", "m1.n40", "m9.n0"], ["m0.n1", "m3.n0", "m0.n40"]):
+        with pytest.raises(UnitError, match=rf"'{names[1]}' is not in"):
+            parse_names(lm, names)
 
 
 def test_per_position_the_position_runs_fastest(tiny):

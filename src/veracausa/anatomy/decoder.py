@@ -216,7 +216,7 @@ class Decoder:
         self.require("edges")
         return self.structure
 
-    @property
+    @cached_property
     def structure(self) -> Graph:
         """Its writers and readers, also where edges cannot be told."""
         letters = {"attention": "a", "mixer": "x"}

@@ -34,8 +34,12 @@ class Found:
 
     @property
     def home(self) -> torch.device | None:
-        """Where what is read off a part belongs (`placed`); None: where the part lies."""
-        return None if self._hf is None else home_of(self._hf)
+        """Where what is read off a part belongs (`placed`); None: where the part lies. It is asked once in a call."""
+        if self._hf is None or not self._states:
+            return None if self._hf is None else home_of(self._hf)
+        if "home" not in self.read:
+            self.read["home"] = home_of(self._hf)
+        return self.read["home"]
 
     @property
     def like(self) -> Tensor:

@@ -12,6 +12,7 @@ so writes carry gradients and tangents when a run does. Sums are taken in float3
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -112,33 +113,57 @@ def differences(
 ) -> Float[Tensor, "examples writers positions width"]:
     """Writes of some writers in the other run minus those in the base run; no second copy of them is made.
 
-    `writers`: neighbours in the graph's order, of one block either all heads or none.
+    Of heads whose write is linear in z: (z' − z) W_O, one product instead of two. `writers`: neighbours in the graph's
+    order, of one block either all heads or none.
     """
-    found, first = torch.empty(0), 0
-    for own, new in zip(writes_in_turn(decoder, base, writers), writes_in_turn(decoder, other, writers), strict=True):
+    exact, found, first = torch.promote_types(base.residual[0].dtype, torch.float32), torch.empty(0), 0
+    for part in _in_turn(decoder, writers):
+        if part.of is not None and part.of.attention_post_norm is None:
+            moved = values_of(other, part.of).to(exact) - values_of(base, part.of).to(exact)
+            change = writes_of_heads(decoder, part.of, moved, output_of(base, part.of))
+        else:
+            change = part.write(other) - part.write(base)
         if not first:
-            found = own.new_empty(own.shape[1], len(writers), *own.shape[2:])
-        found[:, first : first + len(own)] = (new - own).transpose(0, 1)
-        first += len(own)
+            found = change.new_empty(change.shape[1], len(writers), *change.shape[2:])
+        found[:, first : first + len(change)] = change.transpose(0, 1)
+        first += len(change)
     return found
+
+
+@dataclass(frozen=True)
+class _Part:
+    """`count` writers in a row: how they write in a run, and `of` which attention or mixer they are heads."""
+
+    count: int
+    write: Callable[[State], Float[Tensor, "some examples positions width"]]
+    of: Block | None = None
+
+
+def _in_turn(decoder: Decoder, writers: range) -> Iterator[_Part]:
+    """Some writers in turn: the input, each block's heads and its MLP."""
+
+    def embedded(state: State) -> Tensor:
+        return state.residual[0].to(torch.promote_types(state.residual[0].dtype, torch.float32))[None]
+
+    parts = [_Part(1, embedded)]
+    for layer, block in enumerate(decoder.blocks):
+        for own in block.mixers:
+            parts.append(_Part(decoder.writers_of(own), partial(head_writes, decoder, part=own), own))
+        if block.has_mlp:
+            parts.append(_Part(1, lambda state, layer=layer: mlp_write(decoder, state, layer)[None]))  # type: ignore[misc]
+    first = 0
+    for part in parts:
+        if writers.start <= first < writers.stop:
+            yield part
+        first += part.count
 
 
 def writes_in_turn(
     decoder: Decoder, state: State, writers: range
 ) -> Iterator[Float[Tensor, "some examples positions width"]]:
     """Writes of some writers in turn: the input's, each block's heads' and its MLP's."""
-    exact = torch.promote_types(state.residual[0].dtype, torch.float32)
-    makers: list[tuple[int, Callable[[], Tensor]]] = [(1, lambda: state.residual[0].to(exact)[None])]
-    for layer in range(decoder.layers):
-        for part in decoder.blocks[layer].mixers:
-            makers.append((decoder.writers_of(part), partial(head_writes, decoder, state, part)))
-        if decoder.blocks[layer].has_mlp:
-            makers.append((1, lambda layer=layer: mlp_write(decoder, state, layer)[None]))  # type: ignore[misc]
-    first = 0
-    for count, made in makers:
-        if writers.start <= first < writers.stop:
-            yield made()
-        first += count
+    for part in _in_turn(decoder, writers):
+        yield part.write(state)
 
 
 def write_changes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -45,6 +45,9 @@ SPAN = re.compile(NAME)
 _EDGE = re.compile(r"[a-z][a-z0-9.]*->[a-z][a-z0-9.]*(<(q|k|v|kv)>)?(@[0-9]+)?")
 _POSITION = re.compile(rf"(.*)@{NUMBER}")
 
+#: (kind, layer, index, position or span, key) of a name; −1 where it says nothing.
+_Row = tuple[str, int, int, int | str, int]
+
 
 def _patterns() -> dict[str, re.Pattern[str]]:
     """Kind → what its names look like."""
@@ -84,7 +87,9 @@ def parse_names(lm: Model, names: Sequence[str]) -> Units:
     names = texts(names, "A list of units", UnitError)
     if not names:
         raise UnitError("The list of units is empty. Name at least one, e.g. ['a0.h0'].")
-    rows = [parse_name(lm, name) for name in names]
+    patterns = _patterns()
+    rows = [_read(name, patterns) for name in names]
+    _require_there(lm, names, rows)
     kinds = sorted({kind for kind, *_ in rows})
     if len(kinds) > 1:
         raise UnitError(
@@ -108,23 +113,39 @@ def parse_names(lm: Model, names: Sequence[str]) -> Units:
     return Units(cast("Kind", kinds[0]), layer, index, position)
 
 
-def parse_name(lm: Model, name: str) -> tuple[str, int, int, int | str, int]:
-    """(kind, layer, index, position or span, key) of a name; −1 where it says nothing."""
+def parse_name(lm: Model, name: str) -> _Row:
+    """What a name says, of a unit that this model has."""
+    row = _read(name, _patterns())
+    _require_there(lm, [name], [row])
+    return row
+
+
+def _require_there(lm: Model, names: Sequence[str], rows: Sequence[_Row]) -> None:
+    """UnitError at the first name that this model does not have; those of a kind are asked about together."""
+    kinds = np.array([kind for kind, *_ in rows])
+    layer, index = np.array([row[1:3] for row in rows], dtype=np.int64).T
+    lacks = np.zeros(len(rows), dtype=bool)
+    for kind in dict.fromkeys(kind for kind, *_ in rows):
+        lacks |= (kinds == kind) & ~np.isin(layer, layers_with(lm, kind))
+        there = (kinds == kind) & ~lacks
+        lacks[there] = beyond(lm, kind, index[there], layer[there])
+    if lacks.any():
+        first = int(np.flatnonzero(lacks)[0])
+        raise UnitError(f"{names[first]!r} is not in {lm.name}: {sizes(lm, rows[first][0])}.")
+
+
+def _read(name: str, patterns: Mapping[str, re.Pattern[str]]) -> _Row:
+    """What a name says, whatever model it is of; `patterns`: of every kind."""
     stem, at, text = name.partition("@")
     where, span = _WHERE.fullmatch(text), text if SPAN.fullmatch(text) else None
     if (found := parse_feature(stem) or parse_adapter(stem)) and (not at or span or (where and where[3] is None)):
-        kind, layer, index = found
-        if layer not in layers_with(lm, kind) or beyond(lm, kind, np.array([index]), np.array([layer])).any():
-            raise UnitError(f"{name!r} is not in {lm.name}: {sizes(lm, kind)}.")
-        return kind, layer, index, span or int(where[1] if where else -1), -1
-    for kind, pattern in _patterns().items():
+        return *found, span or int(where[1] if where else -1), -1
+    for kind, pattern in patterns.items():
         match = pattern.fullmatch(stem)
         if match and (not at or span or (where and (kind == "patterns" or where[3] is None))):
             layer, index = int(match[1]), int(match[2]) if len(match.groups()) > 1 else -1
             if KINDS[kind].inside:
                 index = inside_index(index, int(match[3]))
-            if layer not in layers_with(lm, kind) or beyond(lm, kind, np.array([index]), np.array([layer])).any():
-                raise UnitError(f"{name!r} is not in {lm.name}: {sizes(lm, kind)}.")
             position, key = (where[1], where[3] or -1) if where else (-1, -1)
             return kind, layer, index, span or int(position), int(key)
     raise UnitError(
