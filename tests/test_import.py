@@ -14,7 +14,8 @@ import veracausa as vc
 PUBLIC = [
     "Circuit", "Method", "Model", "Receipt", "Result", "Scores", "Study", "Task", "Units", "VeracausaError",
     "agreement", "attribute", "compare", "components", "curve", "dictionaries", "dictionary", "directions", "discover",
-    "errors", "exact", "faithfulness", "forecast", "interactions", "load", "open", "select", "study", "sweep", "task",
+    "errors", "exact", "faithfulness", "forecast", "interactions", "load", "open", "page_of", "select", "study",
+    "sweep", "task",
     "tasks", "transcoders", "verify",
 ]  # fmt: skip
 PACKAGES = {

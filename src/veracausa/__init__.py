@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from veracausa.planning.price import forecast as forecast
     from veracausa.receipts.receipts import Receipt as Receipt
     from veracausa.receipts.verify import verify as verify
+    from veracausa.report.pages.own import page_of as page_of
     from veracausa.result import Result as Result
     from veracausa.scores.agreement import agreement as agreement
     from veracausa.scores.scores import Scores as Scores
@@ -99,6 +100,7 @@ _HOMES = {
     "interactions": "veracausa.interplay.interacting",
     "load": "veracausa.loading.load",
     "open": "veracausa.opening",
+    "page_of": "veracausa.report.pages.own",
     "select": "veracausa.circuits.selection.select",
     "study": "veracausa.studies.study",
     "sweep": "veracausa.sweeps.sweep",

@@ -79,7 +79,7 @@
       mode: "vega-lite",
       renderer: "canvas",
       tooltip: { theme: now },
-      actions: { export: { png: true, svg: true }, source: false, compiled: false, editor: false },
+      actions: false, // its downloads stand below the figure; a menu of its own would be one more stop for keys
       scaleFactor: 2,
       logLevel: 1, // errors only
     });

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from veracausa.fitting.quality import Quality
@@ -32,7 +34,12 @@ def quality_tables(found: Quality, name: str) -> list[Table]:
     """Every figure."""
     columns = Column("figure", "figure"), Column("value", "value", "plain", 4), Column("what it is", "what it is")
     rows = tuple(dict(row) for row in found.table().to_dict("records"))
-    return [Table(f"{name}-figures", "All figures", columns, rows, found.dictionary)]
+    return [Table(f"{name}-figures", "All figures", columns, rows, plainly(found.dictionary))]
+
+
+def plainly(dictionaries: str) -> str:
+    """What dictionaries are, as their results' headers say it, without the names of classes."""
+    return re.sub(r"Dictionary\(([^()]*)\)", r"\1", dictionaries)
 
 
 def activations_figures(found: Activations, name: str) -> list[Figure]:

@@ -175,6 +175,9 @@ def ranks_figure(
     lines = base.mark_line(style=theme.GUIDE, strokeWidth=1.5)
     view = alt.layer(lines, base.mark_point(style=theme.EXACT, filled=True, size=26, opacity=1), *texts)
     part = Part(
-        "", view.properties(height=max(160, 15 * len(names))), data, f"Ranks of {len(names)} {what}s in A and B"
+        "",
+        view.properties(height=min(600, max(200, 24 * len(names)))),
+        data,
+        f"Ranks of {len(names)} {what}s in A and B",
     )
     return Figure(f"{name}-ranks", "Changed ranks", (part,), said, least=320, width=420)

@@ -8,6 +8,7 @@ Whether the cheap estimate can be trusted: `trust` of the first estimate's agree
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +48,7 @@ def findings(section: Section, model: str) -> Findings:
     told = [
         matters(first),
         *(_beside(panel) for panel in others if not panel.sampled),
-        *map(sentence, first.exact.cautions),
+        *(sentence(re.sub(r"(?<=[ (])-(?=\d)", "−", caution)) for caution in first.exact.cautions),
     ]
     parts = [
         ("What matters", " ".join(filter(None, told))),

@@ -60,7 +60,7 @@ export function makeMap(place, page) {
     refill(controls,
       ...(sections.length > 1 ? [menu("Prompts", sections.map((one) => [one.id, one.title]), section.id, (task) => store.set({ task }))] : []),
       ...(section.kinds.length > 1 ? [menu("Parts", section.kinds.map((one) => [one.anchor, one.many]), kind.anchor, (name) => store.set({ kind: name, by: "" }))] : []),
-      ...(methods.length ? [menu("Colour", [["exact", kind.laid ? kind.first : "exact effect"], ...methods], by(kind), (name) => store.set({ by: name === first(kind) ? "" : name }))] : []),
+      ...(methods.length ? [menu("Colour", [["exact", kind.first === "exact" ? "exact effect" : kind.first], ...methods], by(kind), (name) => store.set({ by: name === first(kind) ? "" : name }))] : []),
     );
   }
 
@@ -134,10 +134,10 @@ export function makeMap(place, page) {
   }
 
   function describe(kind, how, limit, supports, ranked) {
-    const first = kind.laid ? `${kind.first}, ${kind.title}` : `exact ${kind.share ? "effect, share of the gap" : kind.title}`;
+    const first = kind.first !== "exact" ? [kind.first, kind.title].filter(Boolean).join(", ") : `exact ${kind.share ? "effect, share of the gap" : kind.title}`;
     const what = how === "exact" ? first : how.startsWith("off:") ? `${how.slice(4)} − ${kind.first}` : how;
     const signed = how.startsWith("off:") && kind.laid;
-    const words = supports ? (supports < 0 ? "blue (−) supports the answer, orange (+) works against it" : "blue (+) supports the answer, orange (−) works against it") : signed ? `green (+) is higher in ${how.slice(4)}, purple (−) in ${kind.first}` : kind.laid ? "magnitudes" : "size of the difference";
+    const words = supports ? (supports < 0 ? "blue (−) supports the answer, orange (+) works against it" : "blue (+) supports the answer, orange (−) works against it") : signed ? `green (+) is higher in ${how.slice(4)}, purple (−) in ${kind.first}` : how.startsWith("off:") && !kind.laid ? "size of the difference" : "darker is larger, whatever its sign";
     const bar = el("i", { class: signed ? "apart" : supports ? (supports > 0 ? "reversed" : "") : "ramp" });
     const ends = supports || signed ? [shown(-limit, kind.share, kind.share ? 0 : 2), shown(limit, kind.share, kind.share ? 0 : 2)] : ["0", shown(limit, kind.share, kind.share ? 0 : 2).replace("+", "")];
     const along = ranked ? (ranked < kind.names.length ? `the ${ranked.toLocaleString("en")} strongest of their layers are shown` : "strongest first") : kind.index.some((index) => index >= 0) ? `by ${kind.one}` : kind.position.some((at) => at >= 0) ? "by position" : "";

@@ -59,7 +59,7 @@ export function makePanel(place, page) {
     return [
       tasks(unit), effect(unit),
       ...(unit.kind.laid ? sentences(told) : []),
-      part(unit.kind.laid ? "Side by side" : "Truth and estimates", unit.estimates.length ? [unit.estimates.some((one) => one.alike) && beside(unit), estimates(unit)] : [el("p", {}, "Nothing was estimated.")]),
+      unit.kind.first !== "exact" && !unit.estimates.length ? null : part(unit.kind.laid ? "Side by side" : "Truth and estimates", unit.estimates.length ? [unit.estimates.some((one) => one.alike) && beside(unit), estimates(unit)] : [el("p", {}, "Nothing was estimated.")]),
       pairs(unit, section), compared(), ...edges(unit.name),
       ...told.filter((one) => one.what === "curve").map((one) => part(one.title, [curve(one), el("p", { class: "note" }, `${one.about}, share of the gap.`)])),
       ...told.filter((one) => one.what === "looks").map((one) => looks(one, section)),
@@ -80,10 +80,10 @@ export function makePanel(place, page) {
 
   function effect(unit) {
     const { kind } = unit;
-    const title = kind.laid ? `In ${kind.first}` : "Exact effect";
+    const title = kind.laid ? `In ${kind.first}` : kind.first === "exact" ? "Exact effect" : kind.first;
     if (unit.exact === null) return part(title, [el("p", {}, "It is not known.")]);
     const rank = 1 + kind.exact.value.filter((value) => Math.abs(value) > Math.abs(unit.exact)).length;
-    const range = unit.low === null ? (kind.n === 1 ? "one pair: no interval" : "no interval is known") : `95 % interval ${shown(unit.low, kind.share)} to ${shown(unit.high, kind.share)}, ${kind.n} pairs`;
+    const range = unit.low === null ? (kind.n === 1 && kind.first === "exact" ? "one pair: no interval" : "no interval is known") : `95 % interval ${shown(unit.low, kind.share)} to ${shown(unit.high, kind.share)}, ${kind.n} pairs`;
     const sign = unit.exact * kind.supports;
     const does = !kind.supports || !unit.exact ? "" : sign > 0 ? "supports the answer" : "works against the answer";
     return part(title, [

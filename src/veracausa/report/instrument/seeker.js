@@ -18,6 +18,7 @@ export function makeSeeker(place, page, circuits) {
   );
   place.append(folder);
   const all = circuits.flatMap(rowsOf);
+  const rated = all.some((one) => one.value !== null);
   let found = [];
   let listed = null;
 
@@ -34,7 +35,7 @@ export function makeSeeker(place, page, circuits) {
       into[head] += into[shared];
       size[head] += size[shared];
     }
-    const parts = nodes.name.map((name, i) => ({ name, what: "parts", said: saidOf(nodes, i), into: into[i], out: out[i], value: null, size: size[i] }));
+    const parts = nodes.name.map((name, i) => ({ name, what: "parts", said: saidOf(nodes, i), into: into[i], out: out[i], value: circuit.sides ? null : size[i], size: size[i] }));
     const rows = [...at].map(([name, i]) => ({ name, what: "edges", said: circuit.sides ? `edge ${KEPT_BY[circuit.sides[i]]}` : "edge", into: null, out: null, value: circuit.sides ? null : edges.importance[i], size: Math.abs(edges.importance[i] || 0) }));
     const order = (a, b) => b.size - a.size;
     return [...parts.sort(order), ...rows.sort(order)];
@@ -52,16 +53,16 @@ export function makeSeeker(place, page, circuits) {
     found = all.filter((one) => (kind ? one.what === kind : text || one.what === "parts") && (!text || one.name.toLowerCase().includes(text) || one.said.toLowerCase().includes(text)));
     refill(menus, menu("Show", [["", "parts, then edges"], ["parts", "parts"], ["edges", "edges"]], kind, (what) => store.set({ sort: what })));
     const more = found.length > FOUND ? `; the first ${FOUND} are listed` : "";
-    count.textContent = `${found.length.toLocaleString("en")} found among the parts and edges that this page has${more}.`;
+    count.textContent = `${found.length.toLocaleString("en")} found among the parts and edges that this page has${more}.${rated ? " Σ: the sum of |importance| of a part’s edges." : ""}`;
     list.replaceChildren(found.length ? table(found.slice(0, FOUND)) : el("p", { class: "note" }, "None is called so."));
     return page.mark(list);
   }
   function table(rows) {
-    const heads = ["name", "what it is", "edges in", "edges out", "importance"];
+    const heads = ["name", "what it is", "edges in", "edges out", ...(rated ? ["importance"] : [])];
     const number = (value) => el("td", { class: "number" }, value === null ? "–" : value.toLocaleString("en"));
     return el("table", {},
       el("thead", {}, el("tr", {}, heads.map((head, i) => el("th", { scope: "col", class: i > 1 ? "number" : "text" }, el("span", {}, head))))),
-      el("tbody", {}, rows.map((one) => el("tr", {}, el("td", {}, one.name), el("td", {}, one.said), number(one.into), number(one.out), el("td", { class: "number" }, shown(one.value, false, 4))))));
+      el("tbody", {}, rows.map((one) => el("tr", {}, el("td", {}, one.name), el("td", {}, one.said), number(one.into), number(one.out), rated && el("td", { class: "number" }, one.what === "parts" ? shown(one.value, false, 3).replace("+", "Σ ") : shown(one.value, false, 4))))));
   }
   function first() { if (found.length) page.pick(found[0].name, false, search); }
   function focus() { folder.open = true; redraw(); search.focus(); }

@@ -10,6 +10,7 @@ from typing import Any
 from veracausa.circuits.featured import FeatureCircuit
 from veracausa.circuits.quality.part_curve import PartCurve
 from veracausa.errors import FileError, MethodError
+from veracausa.report.chapters.features import plainly
 from veracausa.report.charts.feature_circuits import feature_circuit_part
 from veracausa.report.charts.figures import Figure
 from veracausa.report.charts.part_curves import part_curve_part
@@ -112,7 +113,7 @@ def _facts(found: FeatureCircuit) -> list[tuple[str, str]]:
         ("Edges", whole(len(found.table()))), ("Nodes over", f"{found.node_threshold:g}"),
         ("Edges over", f"{found.edge_threshold:g}"), ("Method", str(told["method"])),
         ("Replaced by", str(told["ablation"])), ("Pairs", whole(len(found.values))),
-        ("Dictionaries", str(told["dictionary"])),
+        ("Dictionaries", plainly(str(told["dictionary"]))),
     ]  # fmt: skip
     return facts
 
