@@ -37,20 +37,23 @@ if TYPE_CHECKING:
 PIECES = "pieces"
 
 
+#: Rounds in which a circuit settles.
+_SETTLE = 4
 #: Ways of learning masks for all sizes.
 _LEARNED: dict[Any, LearnedBy] = {"learned": "top-k", "matryoshka": "matryoshka"}
 
 
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """All edges are about to be scored by the `work` of a method: of edges, exact, iterated, balanced or learned."""
+    """All edges are about to be scored by the `work` of a method: of edges, exact, iterated in some way, or learned."""
 
     method: EdgeScoring | Method
     work: Work
 
     @classmethod
     def of(cls, lm: Model, task: Task, method: EdgeScoring | Method, edges: int, seed: int) -> Scoring:
-        """Check what is asked; `edges`: how many will be selected, for which learned scores say what they give.
+        """Check what is asked; `edges`: how many will be selected, at which a circuit settles, and for which learned
+        scores say what they give.
 
         Raises:
             MethodError: an unknown method, or one that means nothing with this metric.
@@ -59,6 +62,8 @@ class Scoring:
             return cls(method, exact.work(lm, task, units="edges"))
         if method == "iterated" or method == "balanced":
             return cls(method, iterate.work(lm, task, by="balanced" if method == "balanced" else "abs_mean"))
+        if method == "settled":
+            return cls(method, iterate.work(lm, task, by="balanced", smallest=edges, settle=_SETTLE))
         if method == "learned" or method == "matryoshka":
             return cls(method, learn.work(lm, task, how=_LEARNED[method], keep=edges, seed=seed))
         return cls(method, attribute.work(lm, task, units="edges", method=method))

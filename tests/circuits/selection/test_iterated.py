@@ -63,7 +63,7 @@ def test_the_curve_takes_it(tiny, task_of):
     assert [one.f for one in curve.signed] == pytest.approx([one.f for one in curve.absolute])
 
 
-def by_hand(lm, task, sizes, returns):
+def by_hand(lm, task, sizes, returns, settle=0):
     """Circuits of every size, by names: in each, ∂M/∂m of every edge by central differences of whole soft runs.
 
     Sizes must be large enough that no dead edge is in question: those score 0 up to rounding, and ties are anyone's.
@@ -74,7 +74,7 @@ def by_hand(lm, task, sizes, returns):
     from veracausa.engine.guard import attention_function, borrowed
 
     edges = all_edges(lm)
-    names, kept, circuits, returned = np.array(edges.names), set(range(len(edges))), [], 0
+    names, kept, circuits, returned, settled = np.array(edges.names), set(range(len(edges))), [], 0, []
     with torch.no_grad(), borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
         groups = record(lm, task, Cost()).groups
 
@@ -84,15 +84,19 @@ def by_hand(lm, task, sizes, returns):
             runs = ((group, slice(0, len(group))) for group in groups)
             return sum(float(group.metric(group.soft.run(mask, rows), rows).sum()) for group, rows in runs)
 
-        for size in sizes:
+        for number, size in enumerate([*sizes, *[sizes[-1]] * settle]):
             here = np.isin(np.arange(len(edges)), list(kept)).astype(float)
-            among = range(len(edges)) if returns else kept
+            among = range(len(edges)) if returns or number >= len(sizes) else kept
             slope = {}
             for edge in among:
                 step = np.zeros(len(edges))
                 step[edge] = 1e-5
                 slope[edge] = metric(here + step) - metric(here - step)
-            chosen = set(sorted(among, key=lambda edge: -slope[edge])[:size])
+            if number >= len(sizes):
+                settled.append(slope)
+                means = {edge: sum(one[edge] for one in settled) / len(settled) for edge in among}
+                slope = {edge: mean * (1.2 if edge in kept else 1) for edge, mean in means.items()}
+            chosen = set(sorted(among, key=lambda edge: -abs(slope[edge]) if settle else -slope[edge])[:size])
             returned += len(chosen - kept)
             kept = chosen
             circuits.append(set(names[sorted(kept)]))
@@ -100,17 +104,20 @@ def by_hand(lm, task, sizes, returns):
 
 
 @pytest.mark.cases(1)
-@pytest.mark.parametrize("returns", [False, True])
-def test_circuits_and_returns_by_hand(tiny, task_of, returns):
+@pytest.mark.parametrize(("returns", "settle"), [(False, 0), (True, 0), (False, 2)])
+def test_circuits_and_returns_by_hand(tiny, task_of, returns, settle):
     small = {"num_attention_heads": 2, "hidden_size": 16, "num_hidden_layers": 2}
     lm, task = tiny("llama", **small), task_of((5, 6), n=2, seed=4)
     n, rounds, last = lm.graph.size, 4, 34  # at 28 edges dead ones are in question
-    scores = run(lm, task, rounds=rounds, smallest=last, returns=returns)
+    scores = run(lm, task, rounds=rounds, smallest=last, returns=returns, settle=settle,
+                 by="abs_mean" if settle else "importance")  # fmt: skip
     sizes = np.geomspace(last, n, rounds + 1).round().astype(int)[::-1][1:]
-    theirs, returned = by_hand(lm, task, sizes, returns)
+    theirs, returned = by_hand(lm, task, sizes, returns, settle)
     names, ranking = np.array(scores.units.names), scores.ranking()
     assert set(names[ranking[:last]]) == theirs[-1]
-    if returns:
+    if settle:
+        assert theirs[-1] != theirs[-2] and f"edges that returned: {returned}" in " ".join(scores.notes)
+    elif returns:
         assert returned > 0 and f"edges that returned: {returned}" in " ".join(scores.notes)
         behind = theirs[-2] - theirs[-1]  # what the last round dropped comes next
         assert set(names[ranking[last : last + len(behind)]]) == behind
@@ -145,6 +152,21 @@ def test_a_balanced_round_keeps_what_has_f_nearest_to_1(tiny, task_of):
     planned = iterate.work(lm, task, rounds=1, smallest=n, points=1, by="balanced").tokens()
     least = iterate.work(lm, task, rounds=1, smallest=n, points=1).tokens()
     assert 0.5 * least < scores.cost.token_layers <= planned
+
+
+def test_a_settled_circuit_is_judged_on_all_pairs(tiny, task_of):
+    """Halves take turns before; then f is that of the circuit on every pair, and it costs no more than was foretold."""
+    lm, task = tiny("llama"), task_of((5, 6), n=8)
+    work = iterate.work(lm, task, rounds=2, points=1, by="balanced", smallest=0.3, settle=2)
+    scores = work.run(False)
+    kept = scores.units[scores.ranking()[: work.last]].names
+    f = vc.faithfulness(lm, task, vc.Circuit.from_names(lm, kept), show_progress=False).f
+    told = next(note for note in scores.notes if "was judged" in note)
+    assert told.count(" edges") == 4 and told.endswith(f"{f:.2f} of {work.last} edges")
+    assert scores.cost.token_layers <= work.tokens() and scores.settings["settle"] == 2
+    for options in ({"settle": -1}, {"settle": 1, "loss": "kl", "points": 3}):
+        with pytest.raises(MethodError, match="settle"):
+            run(lm, task, **options)
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,22 @@ scored there.
 run, has f as near to 1 as a few tries bring it (`balancing`), and needs no scores behind the last round. From 8 pairs
 on two halves of them take turns: a round scores on one and runs its circuits on the other, which did not choose them.
 
+`settle` more rounds stay at the last size: every edge, in the circuit or not, is scored where the circuit stands, on
+all pairs, and the strongest by the mean of these rounds' scores make the next circuit, which so comes to rest. An edge
+that would do much if it were restored comes in, for one that does little; so what an adversary restores first
+(`attacks`) is no longer outside. An edge that is in counts `STAYS` times.
+
 The defaults are what held on six tasks (docs/results/circuits.md): by |gradient|, 5 rounds of 3 points; balanced, 7
 rounds of 2.
 
 Cost: (rounds + 1) × points × one run of the whole graph with its gradient; balanced: rounds × (points such runs and at
-most 3 runs of what is kept), on half of the pairs.
+most 3 runs of what is kept), on half of the pairs; a settling round: one such run, balanced: and at most 3 of what is
+kept, on all pairs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,6 +69,10 @@ RANKED_BY = {
 }
 #: Defaults: rounds and points; of balanced ones.
 USUAL, BALANCED = (5, 3), (7, 2)
+#: How much more an edge counts that is in the circuit already, in a settling round.
+STAYS = 1.2
+#: What headers say of a ranking.
+_SETTINGS = ("rounds", "smallest", "points", "by", "loss", "returns", "settle")
 #: From so many pairs on balanced rounds have two halves of them.
 HALVED = 8
 
@@ -78,6 +89,7 @@ class IterateWork:
     by: str
     loss: str
     returns: bool
+    settle: int
     start: Scores | None
     edges: Edges
     last: int
@@ -86,7 +98,7 @@ class IterateWork:
     @property
     def what(self) -> str:
         """In words."""
-        return f"{len(self.edges):,} edges ranked in {len(self.sizes)} rounds"
+        return f"{len(self.edges):,} edges ranked in {len(self.sizes) + self.settle} rounds"
 
     @property
     def sizes(self) -> list[int]:
@@ -103,7 +115,7 @@ class IterateWork:
     @property
     def slopes(self) -> int:
         """Gradients that are taken."""
-        return self.points * (len(self.sizes) - (self.start is not None))
+        return self.points * (len(self.sizes) - (self.start is not None)) + self.settle * len(self.turns)
 
     @property
     def turns(self) -> list[Task]:
@@ -126,7 +138,8 @@ class IterateWork:
             (_, scored), (_, judged) = (planned[turn % len(planned)] for turn in (number, number + 1))
             given = number == 0 and self.start is not None
             total += 2 * self.points * scored * (not given) + TRIES * judged * self.balanced
-        return total
+        behind = sum(one for _, one in planned)
+        return total + self.settle * (2 + TRIES * self.balanced) * behind
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
         """Rank all edges; finished pieces are not kept."""
@@ -143,12 +156,12 @@ class IterateWork:
             call,
             torch.as_tensor(value, dtype=self.lm.score_dtype).expand(len(self.task), -1).contiguous(),
             self.edges,
-            measured=Measurement(*(torch.cat(ends) for ends in zip(*_ends(recorded), strict=True))),
+            measured=_measured(recorded),
             method="iterated",
             settings={
                 "direction": "noising",
                 "ablation": "counterfactual",
-                **{name: getattr(self, name) for name in ("rounds", "smallest", "points", "by", "loss", "returns")},
+                **{name: getattr(self, name) for name in _SETTINGS},
                 **start_settings(self.start),
                 "unit": "rank",
                 "per_example": False,
@@ -156,22 +169,29 @@ class IterateWork:
             signed=False,
             notes=(
                 "ranks, the last edge dropped highest; one ranking for all pairs, so no error is known",
-                *([f"edges that returned: {back:,}"] if self.returns else []),
+                *([f"edges that returned: {back:,}"] if self.returns or self.settle else []),
                 *([f"f of each round's circuit, where it was judged: {listed(reached)}"] if reached else []),
             ),
         )
 
     def _ranking(self, recorded: list[Recorded], tick: Tick) -> tuple[np.ndarray, int, list[str]]:
         """All edges, the strongest first; how many returned on the way; of balanced circuits f and size."""
-        edges, back, weight, reached = self.edges, 0, BEGIN, list[str]()
-        kept = ranking = np.arange(len(edges))
-        for number, size in enumerate(self.sizes):
-            scored, judged = (recorded[turn % len(recorded)] for turn in (number, number + 1))
-            if self.start is not None and len(kept) == len(edges):
+        edges, back, weight, reached, settled = self.edges, 0, BEGIN, list[str](), list[np.ndarray]()
+        every = kept = ranking = np.arange(len(edges))
+        for number, size in enumerate([*self.sizes, *[self.last] * self.settle]):
+            settling = number >= len(self.sizes)
+            turn = number % len(recorded)
+            scored = recorded if settling else [recorded[turn]]
+            judged = recorded if settling else [recorded[(turn + 1) % len(recorded)]]
+            if number == 0 and self.start is not None:
                 own = self.start.importance().double().numpy()
             else:
-                own = _scores(scored, edges, kept, self.points, self.loss, tick)
-            among = np.arange(len(edges)) if self.returns and size < len(kept) else kept
+                own = _mean_scores(scored, edges, kept, 1 if settling else self.points, self.loss, tick)
+            if settling:
+                settled.append(own)
+                own = np.mean(settled, axis=0)
+                own[kept] *= STAYS
+            among = every if settling or (self.returns and size < len(kept)) else kept
             if self.balanced:
                 weight, f = balanced(weight, partial(self._f, judged, own, among, size))
                 reached.append(f"{f:.2f} of {counted(size, 'edge')}")
@@ -183,11 +203,12 @@ class IterateWork:
             kept = np.sort(chosen)
         return ranking, back, reached
 
-    def _f(self, recorded: Recorded, own: np.ndarray, among: np.ndarray, size: int, weight: float) -> float:
+    def _f(self, recorded: Sequence[Recorded], own: np.ndarray, among: np.ndarray, size: int, weight: float) -> float:
         """f of the circuit of the strongest edges, with this weight."""
         kept = self._strongest(own, among, weight)[:size]
         wiring = wiring_of(self.lm.decoder, kept_by(self.lm.graph, self.edges.writer[kept], self.edges.reader[kept]))
-        return float(recorded.measured.f_of(recorded.metric(wiring).double()))
+        metric = torch.cat([one.metric(wiring) for one in recorded])
+        return float(_measured(recorded).f_of(metric.double()))
 
     def _strongest(self, own: np.ndarray, among: np.ndarray, weight: float) -> np.ndarray:
         """Some edges by their scores, the strongest first."""
@@ -207,6 +228,7 @@ def iterate(
     by: IteratedBy = "abs_mean",
     loss: Loss = "metric",
     returns: bool = False,
+    settle: int = 0,
     start: Scores | None = None,
     memory: float | str | None = None,
     show_progress: bool = True,
@@ -227,6 +249,9 @@ def iterate(
             from the clean output, so that these stay where the model needs them; 0 and flat at the whole graph, so it
             takes several points, or a start).
         returns: let a removed edge return when it scores above a kept one.
+        settle: so many rounds more at the last size, in which removed edges return where they count more than kept
+            ones: the circuit of that size stands more of what is restored around it, and is held better by other
+            pairs; larger sizes are then no circuits that were scored.
         start: scores of all edges, by any method, that the first round drops by, instead of its own.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
@@ -245,14 +270,16 @@ def iterate(
     edges = all_edges(lm)
     usual = BALANCED if by == "balanced" else USUAL
     rounds, points = usual[0] if rounds is None else rounds, usual[1] if points is None else points
-    if rounds < 1 or points < 1 or by not in RANKED_BY:
+    if rounds < 1 or points < 1 or settle < 0 or by not in RANKED_BY:
         raise MethodError(
-            f"rounds={rounds}, points={points}, by={by!r}: rounds and points must be at least 1, by one of "
-            f"{', '.join(RANKED_BY)}."
+            f"rounds={rounds}, points={points}, settle={settle}, by={by!r}: rounds and points must be at least 1, "
+            f"settle at least 0, by one of {', '.join(RANKED_BY)}."
         )
     require_loss(loss)
     if loss == "kl" and by == "balanced":
         raise MethodError("by='balanced' brings f of the metric to 1, so it goes with loss='metric'.")
+    if settle and loss == "kl":
+        raise MethodError("settle= is of what the metric gains and loses, so it goes with loss='metric'.")
     if loss == "kl" and points == 1 and start is None:
         raise MethodError(
             "loss='kl' is flat at the whole graph, where the first round scores the edges. Take points=3, or "
@@ -261,12 +288,22 @@ def iterate(
     if start is not None and start.units.digest() != edges.digest():
         raise UnitError(f"start= has scores of {start.units!r}, but all {len(edges):,} edges are ranked. Score those.")
     last = require_keep(edges, smallest, "smallest")
-    return IterateWork(lm, task, rounds, smallest, points, by, loss, returns, start, edges, last)
+    return IterateWork(lm, task, rounds, smallest, points, by, loss, returns, settle, start, edges, last)
 
 
-def _ends(recorded: list[Recorded]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """M of both bare runs."""
-    return [(one.measured.clean, one.measured.corrupted) for one in recorded]
+def _measured(recorded: Sequence[Recorded]) -> Measurement:
+    """M of both bare runs, on all pairs."""
+    ends = [(one.measured.clean, one.measured.corrupted) for one in recorded]
+    return Measurement(*(torch.cat(end) for end in zip(*ends, strict=True)))
+
+
+def _mean_scores(
+    recorded: Sequence[Recorded], edges: Edges, kept: np.ndarray, points: int, loss: str, tick: Tick
+) -> np.ndarray:
+    """`_scores` over the pairs of all that is recorded."""
+    pairs = [len(one.measured.clean) for one in recorded]
+    scores = [_scores(one, edges, kept, points, loss, tick) for one in recorded]
+    return np.asarray(sum(n * own for n, own in zip(pairs, scores, strict=True)) / sum(pairs))
 
 
 def _scores(recorded: Recorded, edges: Edges, kept: np.ndarray, points: int, loss: str, tick: Tick) -> np.ndarray:

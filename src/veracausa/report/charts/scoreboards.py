@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import altair as alt
 import numpy as np
 from scipy.stats import rankdata
@@ -21,13 +23,14 @@ def scoreboard_part(found: Scoreboard, name: str) -> Part:
     for column in found.columns:
         for ranking, place in zip(found.rankings, _places(found, column), strict=True):
             cell = found.cells[ranking].get(column, Cell())
-            cells = {"column": column, "ranking": ranking, "text": str(cell), "why": cell.why or COLUMNS[column]}
-            rows.append({**cells, "value": number(place), "strong": bool(place > 0.55)})
+            cells = {"column": column, "ranking": ranking, "figure": str(cell), "why": cell.why or COLUMNS[column]}
+            shown = str(replace(cell, stderr=None))  # as wide as a phone's column
+            rows.append({**cells, "text": shown, "value": number(place), "strong": bool(place > 0.4)})
     axis = alt.Axis(domain=False, ticks=False, labelLimit=190)
     top = alt.Axis(domain=False, ticks=False, labelAngle=0, orient="top", labelLimit=150)
     x = alt.X("ranking:N", sort=list(found.rankings), title=None, axis=top)
     y = alt.Y("column:N", sort=found.columns, title=None, axis=axis)
-    tips = [alt.Tooltip(f"{field}:N") for field in ("ranking", "column", "text", "why")]
+    tips = [alt.Tooltip(f"{field}:N") for field in ("ranking", "column", "figure", "why")]
     base = alt.Chart(data.add(name, rows)).encode(x=x, y=y, tooltip=tips)
     layers = [base.mark_rect(stroke=None).encode(color=colour(1.0, "place in its row, 1: best", Support.UNSIGNED))]
     for style, test in ((theme.NAME, "!datum.strong"), (theme.INVERSE, "datum.strong")):
@@ -62,8 +65,10 @@ def price_part(found: Scoreboard, name: str) -> Part | None:
             })  # fmt: skip
     if len(rows) < 2:
         return None
-    data, least = Datasets(inline=True), min((row["price"] for row in rows if row["price"]), default=10) / 10
-    scale = alt.Scale(type="symlog", constant=least)
+    data, prices = Datasets(inline=True), [row["price"] for row in rows]
+    scale = alt.Scale(type="log", domain=[min(prices) / 1.5, 2 * max(prices)], nice=False)
+    if not min(prices):  # a random ranking costs nothing
+        scale = alt.Scale(type="symlog", constant=max(1.0, max(prices) / 100))
     x = alt.X("price:Q", title="price of the scores, token-layers", scale=scale, axis=alt.Axis(grid=False, tickCount=5))
     ends = [min(0.0, *(row["low"] for row in rows)), max(1.0, *(row["high"] for row in rows))]
     y = alt.Y("bounded:Q", title="bounded", scale=alt.Scale(domain=ends, nice=False))

@@ -33,5 +33,6 @@ def specificity_figure(found: Specificity, name: str) -> Figure:
         view = matrix_view(data, f"{name}-random", drawn, circuits, [*found.tasks], _TITLE, limit, Support.POSITIVE)
         told = f"mean of {found.random.shape[1]:,} draws"
         parts.append(Part("Random ones like it", view, data, f"Heat map of random ones, {told}.", told))
-    said = "Rows: what is ablated; columns: the task that is asked. Where the two matrices are alike, any edges do."
+    said = "Rows: what is ablated; columns: the task that is asked."
+    said += " Where the two matrices are alike, any edges do." if parts[1:] else ""
     return Figure(name, "What each task loses", tuple(parts), said, limit, Support.POSITIVE, _TITLE, 420, 420, 2)
