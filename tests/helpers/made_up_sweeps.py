@@ -11,7 +11,8 @@ import torch
 from made_up import MODEL, task_header
 
 from veracausa.cost import Cost
-from veracausa.scores.scores import FORMAT, Scores, pack_scores
+from veracausa.scores.packed import FORMAT, pack_scores
+from veracausa.scores.scores import Scores
 from veracausa.storage.files import write_tensors
 from veracausa.sweeps.folder import Folder
 from veracausa.sweeps.items import Item

@@ -11,7 +11,8 @@ from scipy import stats
 import veracausa as vc
 from veracausa.cost import Cost
 from veracausa.errors import MethodError, UnitError
-from veracausa.scores.scores import Completeness, Scores
+from veracausa.scores.completeness import Completeness
+from veracausa.scores.scores import Scores
 from veracausa.units.table import Units
 
 

@@ -10,7 +10,8 @@ from made_up import about
 import veracausa as vc
 from veracausa.cost import Cost
 from veracausa.errors import GapError, MethodError
-from veracausa.scores.scores import Completeness, Scores
+from veracausa.scores.completeness import Completeness
+from veracausa.scores.scores import Scores
 from veracausa.statistics.ratios import share_of_gap
 from veracausa.units.table import Units
 

@@ -21,8 +21,9 @@ from veracausa.engine.work import Asked, Composed, Work, gives
 from veracausa.errors import UnitError
 from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
+from veracausa.scores.completeness import Completeness
 from veracausa.scores.headers import require_comparable
-from veracausa.scores.scores import Completeness, Scores
+from veracausa.scores.scores import Scores
 from veracausa.storage.files import at
 from veracausa.units.table import Units
 

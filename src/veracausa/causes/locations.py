@@ -15,7 +15,7 @@ from torch import Tensor
 from veracausa.causes.saturation import Saturation
 from veracausa.cost import Cost
 from veracausa.result import Shown
-from veracausa.scores.scores import pack_units
+from veracausa.scores.packed import pack_units
 from veracausa.statistics.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.storage.files import write_tensors
 from veracausa.units.table import Units

@@ -33,7 +33,8 @@ from veracausa.engine.tape import State
 from veracausa.engine.work import gives
 from veracausa.result import Shown
 from veracausa.scores.files import unpack_units
-from veracausa.scores.scores import pack_units, task_header
+from veracausa.scores.packed import pack_units
+from veracausa.scores.scores import task_header
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, many, reading, record, require_tensors, whole
 from veracausa.storage.schema import cost as cost_of

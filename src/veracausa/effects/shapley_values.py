@@ -36,7 +36,8 @@ from veracausa.effects.replacements import require_joint
 from veracausa.effects.site_effects import whole_sites
 from veracausa.engine.work import gives
 from veracausa.errors import MethodError
-from veracausa.scores.scores import Completeness, Scores
+from veracausa.scores.completeness import Completeness
+from veracausa.scores.scores import Scores
 from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.coalitions import Coalitions, require_kind
 from veracausa.units.dictionaries import in_parts

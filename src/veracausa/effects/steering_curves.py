@@ -16,7 +16,7 @@ from torch import Tensor
 from veracausa.cost import Cost
 from veracausa.result import Shown
 from veracausa.scores.files import unpack_units
-from veracausa.scores.scores import pack_units
+from veracausa.scores.packed import pack_units
 from veracausa.statistics.means import standard_error
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, many, number, reading, record, require_tensors

@@ -55,10 +55,11 @@ from veracausa.estimates.paths.feature_sums import FeatureSums
 from veracausa.estimates.paths.inner_sums import AdapterSums, InnerSums
 from veracausa.estimates.paths.unit_sums import UnitSums
 from veracausa.estimates.span_sums import SpanSumsWork, at_positions, require_sums
+from veracausa.scores.completeness import Completeness
 from veracausa.scores.convergence import unconverged
 from veracausa.scores.estimands import BASELINES
 from veracausa.scores.headers import dictionary_settings, reference_settings
-from veracausa.scores.scores import Completeness, Scores, assemble
+from veracausa.scores.scores import Scores, assemble
 from veracausa.tasks.placing import elsewhere, moved
 from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.at_spans import SpanUnits

@@ -11,7 +11,7 @@ import numpy as np
 from veracausa.cost import Cost
 from veracausa.result import Shown
 from veracausa.scores.files import kind_of_units, unpack_units
-from veracausa.scores.scores import pack_units
+from veracausa.scores.packed import pack_units
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, cost, many, reading, record, require_tensors, text
 from veracausa.units.table import Units

@@ -12,7 +12,8 @@ import torch
 
 from veracausa.receipts.stages import CONFIDENCE, Outcome, Until
 from veracausa.result import ROWS, Shown
-from veracausa.scores.scores import METRIC, Scores, pack_scores
+from veracausa.scores.packed import pack_scores
+from veracausa.scores.scores import METRIC, Scores
 from veracausa.statistics.bounds import needed, spare, unseen
 from veracausa.storage.files import write_tensors
 from veracausa.words import sentence, settings_in_words

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from veracausa.scores.agreement import Agreement as Agreement
     from veracausa.scores.comparison import Compared as Compared
     from veracausa.scores.comparison import Comparison as Comparison
+    from veracausa.scores.completeness import Completeness as Completeness
     from veracausa.scores.differing import difference as difference
-    from veracausa.scores.scores import Completeness as Completeness
     from veracausa.scores.stable import Stability as Stability
     from veracausa.scores.top_units import stability as stability
 
@@ -18,7 +18,7 @@ _HOMES = {
     "Agreement": "veracausa.scores.agreement",
     "Compared": "veracausa.scores.comparison",
     "Comparison": "veracausa.scores.comparison",
-    "Completeness": "veracausa.scores.scores",
+    "Completeness": "veracausa.scores.completeness",
     "Stability": "veracausa.scores.stable",
     "difference": "veracausa.scores.differing",
     "stability": "veracausa.scores.top_units",

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from veracausa.scores.files import unpack_scores
-from veracausa.scores.scores import Scores, pack_scores
+from veracausa.scores.packed import pack_scores
+from veracausa.scores.scores import Scores
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import reading, record, text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from veracausa.scores.scores import Completeness
+from veracausa.scores.completeness import Completeness
 
 if TYPE_CHECKING:
     from jaxtyping import Float

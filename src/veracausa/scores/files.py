@@ -12,7 +12,9 @@ from torch import Tensor
 
 from veracausa.anatomy.graph import JOINT, Graph, graph_of
 from veracausa.errors import UnitError, VeracausaError
-from veracausa.scores.scores import FORMAT, Completeness, Scores
+from veracausa.scores.completeness import Completeness
+from veracausa.scores.packed import FORMAT
+from veracausa.scores.scores import Scores
 from veracausa.storage.files import at, read_tensors
 from veracausa.storage.origin import require_same_ends
 from veracausa.storage.schema import (

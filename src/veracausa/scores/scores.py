@@ -15,16 +15,14 @@ from veracausa.cost import Cost
 from veracausa.doors import through
 from veracausa.errors import GapError, MethodError
 from veracausa.result import ROWS, Shown
+from veracausa.scores.completeness import Completeness
+from veracausa.scores.packed import save_scores
 from veracausa.statistics.gaps import cautions
 from veracausa.statistics.means import standard_error
 from veracausa.statistics.ratios import ratios
-from veracausa.storage.files import write_tensors
 from veracausa.tasks.metrics import compares_answers
 from veracausa.units.at_spans import SpanUnits
-from veracausa.units.edges import Edges
-from veracausa.units.groups import Groups
 from veracausa.units.kinds import singular
-from veracausa.units.paths import Paths
 from veracausa.units.table import Units
 from veracausa.words import counted, listed, sentence, settings_in_words, share
 
@@ -59,31 +57,6 @@ _SIGNS = {
     "denoising": "E = M(corrupted, unit restored) − M(corrupted); positive: the unit supports the behaviour",
     "interaction": "E of the group − the sum of its members' E; 0: they add up",
 }
-
-
-@dataclass(frozen=True)
-class Completeness:
-    """Σ of scores against the true change that they should add up to, per layer and example.
-
-    `claimed`, `true`: [layers, examples], in units of the metric. The residual is the quadrature's error: it falls as
-    nodes are added.
-    """
-
-    claimed: Float[Tensor, "layers examples"]
-    true: Float[Tensor, "layers examples"]
-
-    @property
-    def residual(self) -> Float[Tensor, " layers"]:
-        """Mean over examples of |Σ scores − true change|, layer by layer: opposite signs do not cancel."""
-        return (self.claimed - self.true).abs().mean(1)
-
-    def shares(self, gap: Float[Tensor, " examples"]) -> Float[Tensor, " layers"]:
-        """Mean |residual| / mean |gap|, layer by layer; infinite where every gap is 0 and something is left."""
-        return self.residual / gap.abs().mean()
-
-    def relative(self, gap: Float[Tensor, " examples"]) -> float:
-        """The largest mean |residual| of any layer, in units of the mean |gap|."""
-        return float(self.shares(gap).max())
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,21 +295,19 @@ class Scores(Shown):
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
-
         return save_scores(self, path)
 
     def describe(self) -> str:
         """What these numbers are, in one line each: model, task, method, sign, n, cost, verified or not."""
         sign = _SIGNS[self.method if self.method in _SIGNS else self.direction]
-        plural = "" if self.n == 1 else "s"
         lines = [
             f"{self.method} · {len(self):,} {self.units.kind} · {settings_in_words(self.settings)}",
             f"model   {self.model['source']}",
             f"task    {self.task['description']}",
             f"sign    {sign}" if self.signed else "sign    magnitudes only",
-            f"n       {self.n} prompt{plural}; metric {self.clean.mean():+.3f}"
+            f"n       {counted(self.n, 'prompt')}; metric {self.clean.mean():+.3f}"
             if self.unit == UNPAIRED
-            else f"n       {self.n} pair{plural}; metric {self.clean.mean():+.3f} clean, "
+            else f"n       {counted(self.n, 'pair')}; metric {self.clean.mean():+.3f} clean, "
             f"{self.corrupted.mean():+.3f} corrupted",
             *(f"caution {caution}" for caution in self.cautions),
             f"cost    {self.cost.describe()}",
@@ -427,62 +398,3 @@ def task_header(task: Task) -> dict[str, Any]:
         "n": len(task),
         "lengths": [min(task.lengths), max(task.lengths)],
     }
-
-
-FORMAT = "veracausa-scores-2"
-
-
-def save_scores(scores: Scores, path: str | Path) -> Path:
-    """See `Scores.save`."""
-    return write_tensors(path, FORMAT, *pack_scores(scores))
-
-
-def pack_units(units: Units) -> dict[str, Tensor]:
-    """The columns of a table of units as tensors of a file; `files.unpack_units` makes the table of them."""
-    columns = {"layer": units.layer, "index": units.index, "position": units.position}
-    return {name: torch.from_numpy(column.astype("int64")) for name, column in columns.items()}
-
-
-def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Scores as the header and the tensors of a file."""
-    from veracausa.version import __version__
-
-    header = {
-        "version": __version__,
-        "kind": scores.units.kind,
-        "graph": scores.units.graph.header if isinstance(scores.units, Edges | Paths) else None,
-        **({str(scores.units.kind): scores.units.to_list()} if isinstance(scores.units, Groups | Paths) else {}),
-        **_laid(scores.units),
-        **({"spans": list(scores.units.named)} if isinstance(scores.units, SpanUnits) else {}),
-        "method": scores.method,
-        "settings": scores.settings,
-        "model": scores.model,
-        "task": scores.task,
-        "cost": scores.cost.to_dict(),
-        "signed": scores.signed,
-        "verified": scores.verified,
-        "notes": list(scores.notes),
-    }
-    tensors = {
-        "values": scores.values,
-        "clean": scores.clean,
-        "corrupted": scores.corrupted,
-        **pack_units(scores.units),
-    }
-    if scores.units.cells is not None:
-        tensors["key"] = torch.from_numpy(scores.units.cells.astype("int64"))
-    if isinstance(scores.units, SpanUnits):
-        numbers = {name: number for number, name in enumerate(scores.units.named)}
-        tensors["span"] = torch.tensor([numbers[name] for name in scores.units.spans])
-    if scores.completeness is not None:
-        tensors |= {"claimed": scores.completeness.claimed, "true": scores.completeness.true}
-    if scores.draw_stderr is not None:
-        tensors["draw_stderr"] = scores.draw_stderr
-    return header, tensors
-
-
-def _laid(units: Units) -> dict[str, Any]:
-    """The dictionaries that paths go through: kind, layer and sites of each; nothing of other units."""
-    laid = units.laid if isinstance(units, Paths) else {}
-    names = ("kind", "layer", "reads", "writes")
-    return {"laid": [dict(zip(names, (*key, *sites), strict=True)) for key, sites in laid.items()]} if laid else {}

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from veracausa.cost import Cost
-from veracausa.scores.scores import Completeness, Scores, task_header
+from veracausa.scores.completeness import Completeness
+from veracausa.scores.scores import Scores, task_header
 
 if TYPE_CHECKING:
     from veracausa.tasks.task import Task

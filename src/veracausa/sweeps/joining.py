@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.scores.completeness import Completeness
 from veracausa.scores.convergence import UNCONVERGED, unconverged
-from veracausa.scores.scores import UNPAIRED, Completeness, Scores
+from veracausa.scores.scores import UNPAIRED, Scores
 from veracausa.sweeps.shards import Shard, Shards
 
 

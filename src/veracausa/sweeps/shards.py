@@ -22,7 +22,8 @@ from torch import Tensor
 from veracausa.doors import through
 from veracausa.errors import FileError, MethodError
 from veracausa.scores.files import load_scores, unpack_scores
-from veracausa.scores.scores import FORMAT, Scores
+from veracausa.scores.packed import FORMAT
+from veracausa.scores.scores import Scores
 from veracausa.storage.files import read_tensors
 from veracausa.sweeps.folder import Folder
 from veracausa.sweeps.items import Item
