@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -32,6 +33,11 @@ EVERY_FAMILY = {
     "test_graph.py", "test_tape.py", "test_exact.py", "test_naive.py",
     "test_circuit_forward.py",
 }  # fmt: skip
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected, some million objects, is not looked through again for what can be freed."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -63,6 +63,7 @@ def test_effects_are_those_of_hooks_on_both(family, task_of):
 
 @pytest.mark.cases(1)
 @pytest.mark.parametrize(("family", "more"), [("granitemoeshared", [4, 13, 15]), ("gemma4-experts", [4, 13])])
+@pytest.mark.slow
 def test_contracts_hold_and_no_hook_stays(family, more):
     lm = model(family)
     assert [one.number for one in lm.check()] == sorted([1, 2, 3, 5, 7, 8, 9, 10, 11, 12, 14, *more])

@@ -178,6 +178,7 @@ def test_a_real_model(smollm2, published, agree):
     assert "one pair: no error known" in found.sentences[0]
 
 
+@pytest.mark.slow
 def test_batches_change_nothing(tiny, task_of, agree, monkeypatch):
     lm, task = tiny("gemma3"), task_of((6, 7), n=3)
     found = located(lm, task, ["a0.h1", "a1.h0"], alphas=())

@@ -11,6 +11,7 @@ from command_line import called, model_folder, pairs_file
 import veracausa as vc
 
 
+@pytest.mark.slow
 def test_effects_curves_words_and_the_page(tmp_path):
     model, pairs = model_folder(tmp_path / "tiny-llama"), pairs_file(tmp_path / "pairs.csv")
     asked = ("components", pairs, "--maps", "m1.down,a0.ov", "--top", "3", "--interactions", "2", "--out", tmp_path)
@@ -28,6 +29,7 @@ def test_effects_curves_words_and_the_page(tmp_path):
     assert "is no linear map" in str(called(model, "components", pairs, "--maps", "m1.sideways").exception)
 
 
+@pytest.mark.slow
 def test_ranks_factors_and_another_checkpoint(tmp_path):
     """What `vc.components` makes is named on the command line, too, with the same numbers."""
     model, other, pairs = model_folder(tmp_path / "tiny"), tmp_path / "other", pairs_file(tmp_path / "pairs.csv")

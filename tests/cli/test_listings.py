@@ -116,6 +116,7 @@ def test_tasks_show_a_pair_of_each():
     assert found["ioi-published"]["correct"] == [" John"]
 
 
+@pytest.mark.slow
 def test_long_sums_and_a_temperature_are_asked_for(tmp_path):
     model = model_folder(tmp_path / "model")
     # the tiny model's words are not numbers, so its tokenizer makes one of all: the error shows what was asked for

@@ -47,6 +47,7 @@ def text_of(html):
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", body)))
 
 
+@pytest.mark.slow
 def test_it_is_the_public_call_on_the_pairs_held_out(lm, task, found):
     other = task.split(0.5, 0)[1]
     alone = vc.circuits.adversary(lm, other, found.circuit, **TRIED, show_progress=False)

@@ -132,6 +132,7 @@ def test_groups(tiny, family, align):
 
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("align", ALIGN)
+@pytest.mark.slow
 def test_pairs_of_one_length_have_the_numbers_that_they_have_alone(tiny, align):
     """Bit for bit, since they share batches with each other alone; and every pair those of its own task."""
     lm, task = tiny("llama"), task_of(align)

@@ -56,6 +56,7 @@ def test_losses_and_effects_are_the_naive_ones(tiny, task_of, agree, family, kin
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma2"])
+@pytest.mark.slow
 def test_one_pair_needs_no_more_than_its_own_values(tiny, task_of, family):
     """Closed form: the last layer's units are read at the last position only, where one prompt has one value, so the
     best constant is that value: KL 0 and effect 0. From the mean over positions, descent must find it."""

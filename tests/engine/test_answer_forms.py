@@ -104,6 +104,7 @@ def test_a_divergence_reads_no_answer_and_without_a_tokenizer_there_are_no_forms
 
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("call", ["measure", "exact", "attribute"])
+@pytest.mark.slow
 def test_every_call_warns_with_the_bare_models_probabilities(smollm2, call):
     pairs = {"clean": "The capital of France is", "corrupted": "The capital of Italy is"}
     task = vc.task(smollm2, **pairs, correct="Paris", incorrect="Rome")

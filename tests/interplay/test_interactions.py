@@ -167,6 +167,7 @@ def test_the_sum_over_sources_is_the_whole_change_within_quadrature():
     assert torch.allclose(some.squares, every.squares[:, :, [3, 5]])
 
 
+@pytest.mark.slow
 def test_what_is_counted_beforehand_is_what_is_run():
     _, lm, task = asked("llama", count=3, length=[6, 8, 6])
     for how in ({}, {"mode": "reverse"}, {"method": "exact"}, {"mode": "reverse", "probes": 3}, {"way": "direct"},

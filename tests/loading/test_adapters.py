@@ -120,6 +120,7 @@ def test_an_adapter_that_is_switched_off_between_calls_no_longer_counts(task_of,
     assert torch.equal(EDGES["eap"](lm, task).values, with_it.values)
 
 
+@pytest.mark.slow
 def test_the_contracts_hold():
     hf = adapted("gpt2", lora_alpha=1)  # a small update: contract 5 needs a path that its nodes integrate
     assert all(one.ok and one.tolerance <= 1e-9 for one in as_model(hf, "gpt2").check())

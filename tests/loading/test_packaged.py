@@ -126,6 +126,7 @@ def test_smollm2(capfd):
     assert resolve(loaded.hf).tokenizer(" Mary")["input_ids"] == [5099]  # found again by its name
 
 
+@pytest.mark.slow
 def test_gemma3(capfd):
     key = f"gemma3-270m-a5fd3b62230a-v{FORMAT}"
     if read_manifest(cache_root() / "models" / key) is None:
@@ -222,6 +223,7 @@ def test_gguf_with_rotary_factors_of_one(cache, tmp_path):
     assert resolve(write_gguf(tmp_path / "same.gguf", more={"rope_freqs.weight": [1.0, 1.0]}))
 
 
+@pytest.mark.slow
 def test_damaged_cache_entry(tiny, cache):
     loaded = resolve(tiny)
     (folder,) = (cache / "models").glob("gguf-*")

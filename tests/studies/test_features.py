@@ -52,6 +52,7 @@ def test_a_dictionary_fits_in_a_study_as_it_does_alone(made):
         assert one.digest == code.digest
 
 
+@pytest.mark.slow
 def test_where_they_fire_and_the_page(made, tmp_path):
     found = made[2]
     fires = next(one for one in found.sections[0].findings if isinstance(one, vc.reading.Activations))

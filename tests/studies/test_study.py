@@ -154,6 +154,7 @@ def test_every_stage_was_forecast(lm, page):
     assert sum(done.seconds for _, done in page.steps) < page.seconds
 
 
+@pytest.mark.slow
 def test_levels_nest_and_are_told(lm, task_of, capfd):
     task = task_of((5, 6), n=3)
     quick, default = (study.work(lm, task, level=level).tokens() for level in ("quick", "default"))
@@ -195,6 +196,7 @@ def test_a_study_resumes_from_its_pieces(task_of, tiny, tmp_path):
     assert tokens[1] < tokens[0] / 2
 
 
+@pytest.mark.slow
 def test_costs_of_a_resumed_study_are_the_whole_costs(task_of, tiny, tmp_path):
     """Otherwise the price in the last sentence, and the cost–truth chart, depend on how often it was interrupted."""
     lm, task = tiny("llama", dtype=torch.float32), task_of(6, name="tiny-published")
@@ -204,6 +206,7 @@ def test_costs_of_a_resumed_study_are_the_whole_costs(task_of, tiny, tmp_path):
     assert again.summary == first.summary
 
 
+@pytest.mark.slow
 def test_pieces_of_other_settings_are_not_used(task_of, tiny, tmp_path):
     lm, task = tiny("llama", dtype=torch.float32), task_of(6)
     options = {"neurons": 20, "sample": 15, "out": tmp_path, "show_progress": False}

@@ -25,6 +25,7 @@ def made(lm, **more):
     return vc.task(lm, **{**LISTS, "spans": SPANS, "align": "last", "metric": "logit_diff", **more})
 
 
+@pytest.mark.slow
 def test_prompts_of_different_lengths_with_spans(real):
     task = made(real)
     assert task.uneven == {0} and task.align == "last" and "1 of unequal prompts" in task.describe()

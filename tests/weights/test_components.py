@@ -271,6 +271,7 @@ def test_factors_of_your_own(tmp_path):
         vc.components(lm, "m0.up", factors=tmp_path / "factors.npz")
 
 
+@pytest.mark.slow
 def test_masks_receipts_curves_and_paths_take_components():
     _, lm, _, task = asked("llama")
     for names in (["m1.down.c*"], ["m1.up.c0-5"], ["a1.h*.ov0"], ["a0.q", "a1.q"]):

@@ -70,6 +70,7 @@ def test_a_true_circuit_is_complete_and_without_an_edge_it_is_not():
     assert abs(run(lm, task, less, draws=5, greedy=0).worst[1]) > 0.05
 
 
+@pytest.mark.slow
 def test_the_greedy_step_takes_the_node_that_matters_most(tiny, task_of):
     """With every node a candidate, its first two steps are those of trying them all."""
     lm, task = tiny("llama"), task_of(6, n=2)

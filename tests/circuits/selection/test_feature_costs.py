@@ -23,6 +23,7 @@ def laid():
 
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("method", ["atp", "ig"])
+@pytest.mark.slow
 def test_forecasts_are_what_calls_cost(laid, method):
     lm, task = laid
     edges = EDGES if method == "atp" else EDGES[:3]
@@ -92,6 +93,7 @@ def test_a_killed_call_goes_on(laid, tmp_path, monkeypatch):
 
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("what", ["edges", "circuit", "runs"])
+@pytest.mark.slow
 def test_memory_is_told_and_kept_to(tiny, what):
     sizes = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 4, "head_dim": 16}
     lm = tiny("llama", dtype=torch.float32, **sizes, num_attention_heads=4, num_key_value_heads=2)

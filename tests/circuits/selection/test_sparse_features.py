@@ -94,6 +94,7 @@ def test_the_circuit_is_run_by_part_curve_and_refusals():
             vc.circuits.feature_circuit(model, task, **how, **QUIET)
 
 
+@pytest.mark.slow
 def test_pairs_of_several_lengths_and_positions_are_those_of_each_alone():
     _, lm, found, _ = asked("llama")
     every = [*found, *pairs(VOCAB, 1, 8, 4)]

@@ -43,7 +43,7 @@ def found(setting):
     return find(*setting, how="joint", steps=25)
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases(1)
 def test_it_runs_alone_as_a_copy_multiplied_by_hand(setting, found):
     """1e-9 of the largest M: float64 and two orders of sums."""
     (lm, task), mask = setting, found.circuit.mask

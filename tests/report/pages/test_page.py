@@ -81,6 +81,7 @@ def test_page_says_what_was_asked(html, study):
     assert "mean squared" not in text
 
 
+@pytest.mark.slow
 def test_weak_pairs_are_listed(study):
     section = study.sections[1]
     gap = section.measured.gap.clone()
