@@ -24,6 +24,7 @@ DOORS: dict[str, str] = {
     "Specificity.page": "veracausa.report.pages.judging:write_page",
     "Comparison.page": "veracausa.report.pages.comparison:write_page",
     "Paged.frame": "veracausa.report.pages.notebook:framed_page",
+    "Scores.save": "veracausa.scores.packed:save_scores",
     "Scores.chart": "veracausa.report.charts.charts:scores_chart",
     "Circuit.chart": "veracausa.report.charts.charts:circuit_chart",
     "Circuit.beside": "veracausa.discovery.laying:beside",

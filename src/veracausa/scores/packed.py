@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from veracausa.scores.scores import Scores
 from veracausa.storage.files import write_tensors
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
 from veracausa.units.paths import Paths
 from veracausa.units.table import Units
-
-if TYPE_CHECKING:
-    from veracausa.scores.scores import Scores
 
 FORMAT = "veracausa-scores-2"
 

@@ -16,7 +16,6 @@ from veracausa.doors import through
 from veracausa.errors import GapError, MethodError
 from veracausa.result import ROWS, Shown
 from veracausa.scores.completeness import Completeness
-from veracausa.scores.packed import save_scores
 from veracausa.statistics.gaps import cautions
 from veracausa.statistics.means import standard_error
 from veracausa.statistics.ratios import ratios
@@ -295,7 +294,8 @@ class Scores(Shown):
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
-        return save_scores(self, path)
+        written: Path = through("Scores.save", self, path)
+        return written
 
     def describe(self) -> str:
         """What these numbers are, in one line each: model, task, method, sign, n, cost, verified or not."""
