@@ -179,6 +179,9 @@ def test_items_are_told_apart_by_what_a_reference_file_holds(there, tmp_path):
         prompts.write_text(text, encoding="utf-8")
         found.append(laid_out(plan_of(plan(there, question)), tmp_path / str(number), show_progress=False).items[0].id)
     assert found[0] != found[1]
+    prompts.write_text("the key near the store\n", encoding="utf-8")
+    with pytest.raises(FileError, match="reference set whose file has changed"):
+        quiet(plan(there, question), tmp_path / "0")
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_run(there, tmp_path, monkeypatch):

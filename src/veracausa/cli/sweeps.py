@@ -109,13 +109,16 @@ def _page(found: Sweep, out: Path | None, json: bool) -> None:
 
 
 def _merged(found: Sweep, out: Path | None, json: bool) -> None:
-    """Write the results of the cells that are done; says where each is."""
+    """Write the results of the cells that are done, into the sweep's folder or another one; says where each is."""
     done = [cell for cell in range(len(found)) if found.done(cell)]
     paths = {}
     for cell in done:
-        _, path = found[cell], found.folder.result(cell)
+        result, path = found[cell], found.folder.result(cell)
+        if out is not None:
+            path = out / path.name
+            result.save(path)
         if not path.exists():
-            raise FileError(f"{path} cannot be written. In Python `vc.open({str(found.folder.path)!r})[{cell}]` is it.")
+            raise FileError(f"{path} cannot be written. Name another folder for the results: --out DIR.")
         paths[found.names[cell]] = str(path)
     if json:
         print_json({"results": paths, "left": len(found) - len(done)})

@@ -34,6 +34,7 @@ from veracausa.loading.load import load
 from veracausa.receipts.verify import VerifyWork, verify
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Scores, task_header
+from veracausa.storage.files import at
 from veracausa.studies.study import study
 from veracausa.sweeps import staged
 from veracausa.sweeps.staged import Staged
@@ -251,8 +252,8 @@ class Asked:
             options["units"] = "edges"
         if "units" in options:
             options["units"] = _named(options["units"])
-        if isinstance(options.get("reference"), str):
-            options["reference"] = self.cell.placed(options["reference"])
+        if self.reference is not None:
+            options["reference"] = self.reference
         if "ablations" in options:
             options["ablations"] = str(options["ablations"]).split(",")
         if self.cell.ask == "ablation_study":
@@ -289,7 +290,7 @@ def task_of(lm: Model, cell: Cell) -> Task:
     spec = cell.task
     options = {name: value for name, value in spec.items() if name not in ("name", "file")}
     if "file" in spec:
-        return own_task(lm, Path(cell.placed(spec["file"])), **options)
+        return own_task(lm, Path(cell.base) / at(spec["file"]), **options)
     if spec["name"] == PUBLISHED:
         return published_pair(lm)
     metric = options.pop("metric", None)

@@ -107,7 +107,7 @@ def cut(asked: Asked, cell: int, identity: str, seconds: float) -> Iterator[Item
         for part in turn.parts:
             steps = turn.clock.steps(part)
             tokens = sum(one.token_layers for one in steps)
-            name = _id(asked, part, turn.step, identity)
+            name = item_id(asked, part, turn.step, identity)
             disk = _HEADER + own.numbers(part) * own.lm.score_dtype.itemsize
             yield Item(
                 name, cell, part.pairs, part.units, tokens, _seconds(steps), memory[own], turn.step, disk, turn.number
@@ -201,7 +201,8 @@ def _ranges(costs: np.ndarray, count: int) -> Iterator[tuple[int, int]]:
     yield from itertools.pairwise(ends)
 
 
-def _id(asked: Asked, part: Part, step: str, identity: str) -> str:
+def item_id(asked: Asked, part: Part, step: str, identity: str) -> str:
+    """A hash of all that the numbers of some part of a cell depend on; `asked`: the cell, `step`: what of it."""
     cell = {"ask": asked.cell.ask, "options": dict(asked.cell.options), "task": asked.task.digest()}
     cell |= {} if asked.reference is None else {"reference": asked.reference.digest()}
     content = [__version__, identity, cell, step, part.pairs, part.units]

@@ -23,6 +23,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def plan_of(source: str | Path | Mapping[str, Any]) -> Plan:
         FileError: there is no such file, or it is no TOML. MethodError: something in it that no sweep has.
     """
     content, where = (source, "the plan") if isinstance(source, Mapping) else (_read(at(source)), str(source))
-    base = Path.cwd() if isinstance(source, Mapping) else at(source).absolute().parent
+    base = Path.cwd() if isinstance(source, Mapping) else Path(os.path.abspath(at(source))).parent
     _require_known(content, _KEYS, where)
     models = [_model(one, where) for one in _several(content, "models", where)]
     tasks = [made for one in _several(content, "tasks", where) for made in _alternatives(_task(one, where, base))]

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from veracausa.errors import WorkerError
@@ -37,7 +38,7 @@ def pooled(folder: Folder, workers: int, memory: float | str | None, look: Calla
     with ExitStack() as stack:
         running, own = dict[int, subprocess.Popen[bytes]](), devices(folder.cells)
         stack.callback(_end, running)
-        idle, done = 0, 0
+        killed = _Killed(folder, workers)
         while folder.open_items():
             for number in range(workers):
                 if number not in running:
@@ -50,17 +51,33 @@ def pooled(folder: Folder, workers: int, memory: float | str | None, look: Calla
                 log = logs / f"{number}.log"
                 if status == 1 and folder.open_items():  # of itself: nothing that another worker could do better
                     raise WorkerError(f"A worker of the sweep stopped: {_last(log)}")
-                if status < 0 and not held_by(folder.path, process.pid):
-                    now = len(folder.seen().done)
-                    idle, done = idle + 1 if now == done else 1, now
-                    if idle == _IDLE:
-                        raise WorkerError(
-                            f"{_IDLE} workers were killed (signal {-status}) before they had an item in hand: is there "
-                            f"memory for {workers} of them (--workers)? The last one said: {_last(log)}"
-                        )
+                if status < 0:
+                    killed.add(process, log)
         for process in running.values():
             process.wait()
         look()
+
+
+@dataclass(eq=False)
+class _Killed:
+    """Workers that were killed before they had an item in hand, since one was last done."""
+
+    folder: Folder
+    workers: int
+    count: int = 0
+    done: int = 0
+
+    def add(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        """One more; WorkerError if there are `_IDLE` of them."""
+        if held_by(self.folder.path, process.pid):
+            return  # that item's try
+        now = len(self.folder.seen().done)
+        self.count, self.done = self.count + 1 if now == self.done else 1, now
+        if self.count == _IDLE:
+            raise WorkerError(
+                f"{_IDLE} workers were killed (signal {-process.returncode}) before they had an item in hand: is there "
+                f"memory for {self.workers} of them (--workers)? The last one said: {_last(log)}"
+            )
 
 
 def _begin(

@@ -25,12 +25,13 @@ from veracausa.errors import FileError
 from veracausa.sweeps.asking import Asked, model_of
 from veracausa.sweeps.claims import claimed, give_up_stale
 from veracausa.sweeps.folder import Folder
-from veracausa.sweeps.items import Item
+from veracausa.sweeps.items import Item, item_id
 from veracausa.sweeps.joining import joined
 from veracausa.sweeps.shards import Shards
 
 if TYPE_CHECKING:
     from veracausa.model import Model
+    from veracausa.scores.scores import Scores
 
 #: Seconds between two looks at what others have in hand.
 _LOOK = 1.0
@@ -117,18 +118,23 @@ class _Bench:
         Raises:
             FileError: model or task are others now, or an item of the estimate that it is about is damaged.
         """
-        key = item.cell, item.step
+        key, whole = (item.cell, item.step), self._cell(item.cell)
+        if item_id(whole, item.part, item.step, self.folder.models[item.cell]["identity"]) != item.id:
+            raise FileError(
+                f"{self.folder.path} was cut by another version of veracausa, or for a reference set whose file has "
+                "changed since. Choose another folder."
+            )
         if key not in self._asked:
-            whole = self._cell(item.cell)
-            if item.step == "estimate":
-                self._asked[key] = whole.estimate
-            elif item.step == "checked":
-                self._asked[key] = whole.checking(joined(Shards(self.folder, item.cell, "estimate")))
+            estimate = item.step == "estimate"
+            self._asked[key] = whole.estimate if estimate else whole.checking(self._estimate(item.cell))
         if not self._holds:
             with within(bytes_of(self.memory)):
-                self.held.enter_context(shared(self._asked[key].lm.decoder))
+                self.held.enter_context(shared(whole.lm.decoder))
             self._holds = True
         return self._asked[key]
+
+    def _estimate(self, cell: int) -> Scores:
+        return joined(Shards(self.folder, cell, "estimate"))
 
     def give_back(self) -> None:
         """Hold the model no longer: it is as it was when it was loaded, also where an item failed."""
