@@ -36,7 +36,8 @@ def pooled(folder: Folder, workers: int, memory: float | str | None, look: Calla
     """
     logs = make_folder(folder.path / "logs")
     with ExitStack() as stack:
-        running, own = dict[int, subprocess.Popen[bytes]](), devices(folder.cells)
+        running: dict[int, subprocess.Popen[bytes]] = {}
+        own = devices(folder.cells)
         stack.callback(_end, running)
         killed = _Killed(folder, workers)
         while folder.open_items():
