@@ -22,16 +22,14 @@ from veracausa.choices import AllUnits, Baseline, Direction, Estimate, GridName
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.counterparts import Aligned, require_alike, require_apart
-from veracausa.effects.crossing_rows import crosses, require_one_layer
+from veracausa.effects.crossing_rows import crosses
 from veracausa.effects.laid import laid_units
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
-from veracausa.effects.patterns import require_patterns
 from veracausa.effects.replacements import (
     Replacement,
     reference_runs,
     replacement,
     require_constants,
-    require_effect,
 )
 from veracausa.engine.batches import buckets
 from veracausa.engine.budget import examples_per_batch
@@ -39,7 +37,7 @@ from veracausa.engine.coded import widened
 from veracausa.engine.footprint import Footprint
 from veracausa.engine.patches import RUN_AGAIN, depth_behind
 from veracausa.engine.rule import PLAIN
-from veracausa.engine.rules import applied, require_reached
+from veracausa.engine.rules import applied
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives, recorded_runs, unpatched_run
 from veracausa.errors import MethodError
@@ -54,6 +52,7 @@ from veracausa.estimates.paths.expert_sums import ExpertSums, NeuronSums
 from veracausa.estimates.paths.feature_sums import FeatureSums
 from veracausa.estimates.paths.inner_sums import AdapterSums, InnerSums
 from veracausa.estimates.paths.unit_sums import UnitSums
+from veracausa.estimates.possible import require_known
 from veracausa.estimates.span_sums import SpanSumsWork, at_positions, require_sums
 from veracausa.scores.completeness import Completeness
 from veracausa.scores.convergence import unconverged
@@ -364,52 +363,10 @@ def attribute(
         return FlowWork(lm, task, table)
     reference = reference_set(lm, reference)
     name, parts = resolve_method(method, task.metric, direction, isinstance(table, Edges), **over)
-    require_reached(lm.decoder, parts.backward)
-    if "graddrop" in parts.rule and lm.layers == 1:
-        raise MethodError(
-            f"graddrop averages over passes that drop another layer's gradient, but {lm.name} has one layer. Use "
-            "rule='plain' or 'qk-exact'."
-        )
-    ablation, noising = BASELINES[parts.baseline], direction == "noising"
-    if ablation == "resample" and table.positional:
-        raise MethodError("baseline='resample' draws one prompt a unit: at single positions take vc.exact instead.")
-    require_effect(ablation, direction)
-    if not isinstance(table, Edges):
-        require_patterns([table.place], ablation, task, reference or task)
-    if is_coded(table.kind) and (ablation in ("resample", "optimal") or "graddrop" in parts.rule):
-        raise MethodError(
-            f"method={name!r} with baseline={parts.baseline!r} is not known for {table.kind}: their baselines are "
-            "corrupted, zero and mean, and no rule drops gradients. vc.exact takes ablation='resample', too."
-        )
-    if PATHS[parts.path].moves == "input":
-        lm.decoder.require_stream_alone(f"method={name!r}, whose path moves the embeddings,")
-    if table.joint:
-        require_one_layer(lm, table.kind, "Estimates of coalitions are")
     if PATHS[parts.path].moves in ("site", "unit") and crosses(lm, table.kind):
         lm = widened(lm, table.kind)  # what each feature writes to later layers moves with it
-    if parts.path == "encoded":
-        _require_encoded(lm, table, parts, name)
-    if table.kind == "expert_neurons" and parts.combine != "mean" and PATHS[parts.path].moves not in ("site", "unit"):
-        raise MethodError(
-            f"method={name!r} follows activations along a path of the input, on which experts, and their neurons with "
-            "them, come and go. For neurons of experts take one that averages slopes ('atp', 'eap-ig') or moves them "
-            "alone ('ig'), or vc.exact."
-        )
-    if table.kind == "expert_neurons" and ablation == "resample":
-        raise MethodError(
-            "baseline='resample' is not known for neurons of experts, each of which has a donor of its own. Take "
-            "corrupted, zero or mean, or vc.exact(…, ablation='resample')."
-        )
-    if table.kind == "layer_adapters" and PATHS[parts.path].moves not in ("site", "unit"):
-        raise MethodError(
-            f"method={name!r} takes each gradient while all else is live, but a layer's adapters are set together. "
-            "Take 'ig', or its first point alone: vc.Method(path='layer', grid='left', nodes=1). Or single adapters."
-        )
-    if table.kind == "adapters" and ablation == "resample":
-        raise MethodError(
-            "baseline='resample' is not known for adapters, which are of several sizes in a layer. Take corrupted, "
-            "zero or mean, or vc.exact(…, ablation='resample')."
-        )
+    require_known(lm, task, table, name, parts, direction, reference)
+    ablation, noising = BASELINES[parts.baseline], direction == "noising"
     require_constants(ablation, constants)
     if isinstance(table, SpanUnits):
         require_sums(parts, table, task)
@@ -423,21 +380,3 @@ def attribute(
     learning = ablation == "optimal" and constants is None
     learn = optimal_constants.work(lm, task, units=table) if learning else None
     return AttributeWork(lm, task, table, name, parts, direction, reference, constants, learn)
-
-
-def _require_encoded(lm: Model, table: Units, parts: Method, name: str) -> None:
-    """MethodError unless what moves along the path can be encoded on the way."""
-    if not is_coded(table.kind):
-        raise MethodError(f"path='encoded' is of parts of dictionaries; for {table.kind} take path='layer'.")
-    if parts.baseline != "corrupted":
-        raise MethodError(
-            f"method={name!r} with path='encoded' and baseline={parts.baseline!r} means nothing: what a site without "
-            "its features is encoded as is not 0. Take baseline='corrupted', or path='layer'."
-        )
-    for layer in dict.fromkeys(table.layer.tolist()):
-        dictionary = lm.decoder.codes[table.kind, layer].dictionary
-        if dictionary.transcodes:
-            raise MethodError(
-                f"path='encoded' moves what a dictionary explains, but {table.names[0]} reads {dictionary.reads.name}, "
-                f"which {dictionary.writes.name} does not change. Take path='layer'."
-            )

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from veracausa.arguments import shown
 from veracausa.choices import InteractionAblation, InteractionMethod, InteractionWay, ProductMode
 from veracausa.dictionaries.dictionary import Dictionary
-from veracausa.dictionaries.words import is_coded
 from veracausa.effects.counterparts import Aligned, require_alike
 from veracausa.effects.laid import with_dictionary
 from veracausa.effects.replacements import Replacement, reference_runs, replacement, require_reference
@@ -27,12 +25,12 @@ from veracausa.engine.passages import WAYS, Passage
 from veracausa.engine.patches import activation, kept_width
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives, recorded_runs, unpatched_run
-from veracausa.errors import MethodError, UnitError
+from veracausa.errors import MethodError
 from veracausa.estimates.paths.grids import grid
+from veracausa.interplay.possible import require_passage, require_places, require_probes, said
 from veracausa.interplay.products import Kept, Pair
 from veracausa.interplay.results import Interactions
 from veracausa.interplay.sides import Asked, Side, both_sides
-from veracausa.interplay.signs import full
 from veracausa.scores.headers import align_settings, dictionary_settings, reference_settings, span_settings
 from veracausa.scores.scores import task_header
 from veracausa.suggestions import not_known
@@ -87,9 +85,7 @@ class InteractionsWork:
     @property
     def what(self) -> str:
         """In words, for forecasts."""
-        return (
-            f"interactions of {len(self.source):,} {_said(self.source)} with {len(self.reader):,} {_said(self.reader)}"
-        )
+        return f"interactions of {len(self.source):,} {said(self.source)} with {len(self.reader):,} {said(self.reader)}"
 
     @property
     def alone(self) -> bool:
@@ -188,7 +184,7 @@ class InteractionsWork:
             "method": self.method, "way": self.passage.way, "ablation": self.ablation,
             "products": f"{len(self.grid)} Gauss–Legendre node{'s' * (len(self.grid) > 1)}, {by[self.chosen]}"
             if self.method == "ig" else by[self.chosen],
-            **{name: f"{len(side):,} {_said(side)}" for name, side in sides.items()},
+            **{name: f"{len(side):,} {said(side)}" for name, side in sides.items()},
             "positions": told + vectors, "nodes": len(self.grid), "mode": self.chosen, "probes": signs,
             "signs": ("orthogonal" if self.orthogonal else "random") if signs else None,
             "seed": self.seed if signs else None,
@@ -311,10 +307,6 @@ class InteractionsWork:
         return {"forward": pair.forward, "reverse": pair.reverse, "exact": pair.exact}[self.chosen]()
 
 
-def _said(side: Side) -> str:
-    return f"{side.units.kind} of layer {side.site[1]}{side.units.apart}"
-
-
 @gives(Interactions)
 def interactions(
     lm: Model,
@@ -391,62 +383,13 @@ def interactions(
     lm.decoder.require_stream_alone("an interaction")
     lm, source, reader = both_sides(with_dictionary(lm, dictionary), task, sources, readers)
     passage = Passage(lm.decoder, source.site, reader.site, way)
-    _require_passage(passage, source, reader)
+    require_passage(passage, source, reader)
     longest = max(task.lengths) * int(reader.sizes.max())
-    _require_probes(probes, orthogonal, method, mode, longest)
+    require_probes(probes, orthogonal, method, mode, longest)
     if isinstance(source.units, SpanUnits) and ablation == "counterfactual":
         require_alike(task, source.units)
     work = InteractionsWork(
         lm, task, source, reader, passage, method, ablation, reference, nodes, mode, probes, orthogonal, seed
     )
-    _require_places(work)
+    require_places(task, work.where, source, reader)
     return work
-
-
-def _require_places(work: InteractionsWork) -> None:
-    """UnitError for sources that overlap, and where a source and a reader stand in no prompt together."""
-    source, reader = work.source, work.reader
-    for i, (where, _) in enumerate(work.where if source.places.spans else ()):
-        if (both := source.overlap(where)) is not None:
-            one, other = (source.units.names[u] for u in both)
-            raise UnitError(
-                f"sources: {one} and {other} share tokens in pair {i} of {work.task.name!r}, so what readers owe to "
-                "these would be counted twice. Ask for them in calls of their own."
-            )
-    both_there = torch.stack([torch.outer(*(each.any(1) for each in pair)) for pair in work.where]).any(0)
-    if not bool(both_there.all()):
-        talking, listening = (int(found) for found in (~both_there).nonzero()[0])
-        raise UnitError(
-            f"No prompt of {work.task.name!r} has sources at {_at(source, talking)} and readers at "
-            f"{_at(reader, listening)}."
-        )
-
-
-def _at(side: Side, place: int) -> str:
-    name = side.places.names[place]
-    return f"the span {name!r}" if isinstance(name, str) else f"position {name}"
-
-
-def _require_passage(passage: Passage, source: Side, reader: Side) -> None:
-    for place, layer in (source.site, reader.site):
-        if is_coded(place) and (code := passage.decoder.codes[place, layer].dictionary).reads.layer != layer:
-            raise UnitError(
-                f"{code!r} reads {code.reads.name} and writes {code.writes.name}: parts of two layers, not of one site."
-            )
-    if not passage.possible:
-        raise UnitError(
-            f"The readers are {_said(reader)}, which see nothing of the sources, {_said(source)}: readers come behind."
-        )
-
-
-def _require_probes(probes: int | None, orthogonal: bool, method: str, mode: str, longest: int) -> None:
-    if probes is None:
-        if orthogonal:
-            raise MethodError("orthogonal=True is about probes=, and there are none.")
-        return
-    if method == "exact" or mode == "forward":
-        raise MethodError(f"probes={probes} are of mode='reverse' (or 'auto'): other ways sum over positions exactly.")
-    most = full(longest) if orthogonal else None
-    if probes < 1 or (most is not None and probes > most):
-        end = f", and at most {most} orthogonal ones." if most else "."
-        raise MethodError(f"probes={shown(probes)}: 1 or more{end}")
