@@ -38,10 +38,12 @@ def sums(scores) -> dict[str, torch.Tensor]:
     return total
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
-def test_over_positions_they_sum_to_the_edges_own_scores(family, tiny, task_of):
+@pytest.mark.parametrize(
+    ("family", "method"), [("llama", "eap"), ("gpt2", "eap-gp"), ("gemma3", "relp"), ("llama", "ifr")]
+)
+def test_over_positions_they_sum_to_the_edges_own_scores(family, method, tiny, task_of):
     lm = tiny(family)
-    found = vc.discover(lm, task_of((5, 7), n=4), method="eap", positions=True, **OPTIONS)
+    found = vc.discover(lm, task_of((5, 7), n=4), method=method, positions=True, **OPTIONS)
     whole = dict(zip(found.scores.units.names, found.scores.values.double().T, strict=True))
     for name, column in sums(found.by_position).items():
         # both are float32 columns of float64 runs
@@ -72,7 +74,7 @@ def test_they_are_forecast_and_counted(found, lm, task):
     assert any("30 edges at every position" in step.what for step in work.steps())
 
 
-@pytest.mark.parametrize("method", ["exact", "iterated", "learned", "ifr"])
+@pytest.mark.parametrize("method", ["exact", "iterated", "learned", "qk-exact", vc.Method(rule="qk-exact")])
 def test_methods_whose_scores_are_no_sums_are_refused(method, lm, task):
     with pytest.raises(MethodError, match="no sums over positions"):
         vc.discover(lm, task, method=method, positions=True, **OPTIONS)

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from veracausa.circuits.attacks.attacking import AdversaryWork
     from veracausa.circuits.selection.stability import CircuitStability
     from veracausa.estimates.attribute import AttributeWork
+    from veracausa.estimates.flow import FlowWork
     from veracausa.model import Model
     from veracausa.receipts.receipts import Receipt
     from veracausa.scores.scores import Scores
@@ -117,7 +118,7 @@ class DiscoverWork(Staged):
         return [self.scoring.work, *placing, *([self.adversary] if self.attack else [])]
 
     @cached_property
-    def placing(self) -> AttributeWork:
+    def placing(self) -> AttributeWork | FlowWork:
         """Scores position by position, here of as many edges as will be selected."""
         return self.scoring.placed(Edges.of(self.lm.graph, *(end[: self.edges] for end in self.lm.graph.edges)))
 
@@ -288,7 +289,8 @@ def discover(
         attack: also let an adversary look for other edges which, restored, take f out of [½, 1½] on the held-out pairs,
             and narrow down how many it takes, and which weights (`vc.circuits.adversary`).
         positions: also score the circuit's edges at every position, by the same method, so that its page draws them
-            over layers × positions, too (`Discovery.by_position`); of gradient methods alone. A second scoring.
+            over layers × positions, too (`Discovery.by_position`); of methods whose scores are sums over positions:
+            gradients but for "qk-exact", and "ifr". A second scoring.
         seed: of the split, of the sample, of the random ranking and of the bootstrap.
         out: keep finished pieces in this folder: an interrupted call with the same arguments continues from them.
             `Discovery.save(out)` writes the rest, and the page.

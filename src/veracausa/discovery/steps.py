@@ -21,6 +21,7 @@ from veracausa.cost import Step, bounds
 from veracausa.effects.exact import exact
 from veracausa.errors import MethodError
 from veracausa.estimates.attribute import AttributeWork, attribute
+from veracausa.estimates.flow import FlowWork
 from veracausa.estimates.method import Method
 from veracausa.receipts.verify import overhead
 from veracausa.units.edges import Edges
@@ -76,21 +77,28 @@ class Scoring:
         return _step(lm, self.work.task, what, self.work.kind, self.work.tokens())
 
     def require_places(self) -> None:
-        """MethodError unless the method's score of an edge is the sum of its scores at all positions."""
-        if not isinstance(self.work, AttributeWork):
+        """MethodError unless the method's score of an edge is the sum of its scores at all positions.
+
+        Patterns that are computed anew (qk-exact) are not linear in what queries and keys are at each position.
+        """
+        work = self.work
+        if not isinstance(work, AttributeWork | FlowWork) or (
+            isinstance(work, AttributeWork) and "qk-exact" in work.method.rule
+        ):
+            name = self.method if isinstance(self.method, str) else "this method"
             raise MethodError(
-                f"positions=True: scores by {self.method} are no sums over positions. Take a gradient method, such as "
+                f"positions=True: scores by {name} are no sums over positions. Take another gradient method, such as "
                 "'eap-ig'; or draw the circuit by other scores: circuit.chart(positions=vc.attribute(lm, task, "
                 "units='edges@positions'))."
             )
 
-    def placed(self, edges: Edges) -> AttributeWork:
+    def placed(self, edges: Edges) -> AttributeWork | FlowWork:
         """Scores of `edges` at every position of the longest prompt, by the same method."""
         task, positions = self.work.task, max(self.work.task.lengths)
         writer, reader = (np.repeat(end, positions) for end in (edges.writer, edges.reader))
         table = Edges.of(edges.graph, writer, reader, np.tile(np.arange(positions), len(edges)))
         work = attribute.work(self.work.lm, task, units=table, method=self.method)  # type: ignore[arg-type]
-        return cast("AttributeWork", work)
+        return cast("AttributeWork | FlowWork", work)
 
     def run(self, folder: Path | None, show_progress: bool) -> Scores:
         """Score them; `folder`: of the discovery, where unfinished pieces of exact effects and of learning are kept."""
@@ -99,7 +107,7 @@ class Scoring:
         return scores
 
 
-def placing(work: AttributeWork) -> Step:
+def placing(work: AttributeWork | FlowWork) -> Step:
     """The selected edges scored position by position."""
     edges = len(work.units) // max(work.task.lengths)
     return _step(work.lm, work.task, f"scores of {edges:,} edges at every position", work.kind, work.tokens())

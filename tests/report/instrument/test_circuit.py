@@ -157,7 +157,7 @@ def test_over_positions_the_parts_of_the_circuits_edges_are_drawn_and_the_addres
     shown = {row["name"]: row["importance"] for row in json.loads(download(page, "JSON"))["edges"]}
     strongest = set(ranked(found, "abs_mean")[:20])
     assert shown.keys() == {name for name, value in rows.items() if value < 0 and name.split("@")[0] in strongest}
-    assert "Thin lines" in page.locator(".live .legend").inner_text()
+    assert "Thin grey lines" in page.locator(".live .legend").inner_text()
     name = max(rows, key=lambda one: abs(rows[one]))
     page.evaluate("(name) => veracausa.store.choose(name)", name)
     panel = page.locator("#unit").inner_text()

@@ -141,7 +141,7 @@ def test_an_inverted_gap_is_said_and_no_share_is(several):
 def test_the_question_names_model_parts_and_answers(study):
     first = study.sections[0]
     assert question(first, "tiny").startswith("Which heads make tiny say “")
-    assert asked(first).startswith("A pair of prompts that differ in the marked words; “")
+    assert asked(first).startswith("A pair of prompts that differ in the marked words; the right answer to the first")
     mlps = dataclasses.replace(first, panels=first.panels[1:])
     assert question(mlps, "tiny").startswith("Which MLPs make tiny say “")
     silent = dataclasses.replace(first.task, correct=((),), incorrect=((),), metric="entropy")

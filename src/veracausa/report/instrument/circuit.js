@@ -189,7 +189,7 @@ export function makeCircuit(place, page, circuit) {
     const signs = circuit.signed ? "blue supports the behaviour, orange works against it" : "magnitudes, no sign";
     const where = state.over ? placing() : filter || beyond;
     legend.replaceChildren(el("p", {}, `${count(own.length)} ${edges} between ${count(parts)} parts${where}${more.length ? `, and ${count(more.length)} between pinned parts, dashed` : ""}; ${signs}, wider is stronger. Click a part or an edge, or use arrow keys and Enter.`),
-      state.over ? el("p", {}, `Thin lines: what attention carries from a key/value head to later positions, which has no score of its own.${view.caution ? ` ${view.caution[0].toUpperCase()}${view.caution.slice(1)}.` : ""}`) : "");
+      state.over ? el("p", {}, `Thin grey lines: what attention carries from a key/value head to later positions, which has no score of its own.${view.caution ? ` ${view.caution[0].toUpperCase()}${view.caution.slice(1)}.` : ""}`) : "");
     stage.canvas.setAttribute("aria-label", `${RANKED[state.ranking]}, over ${state.over ? "layers and positions" : "layers and heads"}: ${own.length} ${edges} between ${parts} parts. Arrow keys move from part to part, Enter chooses, Shift and Enter chooses one more. The panel has a part’s edges.`);
   }
   /* Of how many edges parts at positions are drawn: those of the selected circuit alone were scored there. */

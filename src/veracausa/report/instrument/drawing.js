@@ -173,7 +173,7 @@ function drawJoins(ink, circuit, scale, look, shown) {
   const { x, y } = circuit.nodes;
   ink.strokeStyle = look.axis.labelColor;
   ink.lineWidth = 0.8;
-  ink.globalAlpha = 0.5;
+  ink.globalAlpha = circuit.axes.positional ? 0.2 : 0.5; // to every later position: many
   ink.beginPath();
   for (const [from, to] of joinsOf(circuit, shown)) {
     ink.moveTo(scale.x(x[from]), scale.y(y[from]));

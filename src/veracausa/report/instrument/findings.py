@@ -89,9 +89,9 @@ def asked(section: Section) -> str:
 
 
 def _first_answer(section: Section) -> str:
-    """What is right after the first prompt that is shown: "; “Mary” is right after the first one below"."""
+    """What to say after the first prompt that is shown: "; the right answer to the first one below is “Mary”"."""
     correct = section.task.answer_strings(0)[0]
-    return f"; {quoted(correct[0])} is right after the first one below" if correct else ""
+    return f"; the right answer to the first one below is {quoted(correct[0])}" if correct else ""
 
 
 def matters(panel: Panel) -> str:
