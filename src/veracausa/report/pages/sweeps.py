@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from veracausa.progress import duration
+from veracausa.report.pages.discovery_tables import rows_of
 from veracausa.report.pages.frame import About, framed
 from veracausa.report.tables import Column, Table
 from veracausa.storage.environment import command, versions
@@ -17,6 +18,11 @@ from veracausa.sweeps.results import Sweep
 from veracausa.sweeps.verbs import SCORED, STAGED
 from veracausa.words import counted, whole
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Rows of a result that its cell shows.
+_ROWS = 20
 #: Scores with more numbers than this are not merged for a page, but added up (`Sweep.totals`).
 _LARGE = 50_000_000
 _METHODS = (
@@ -53,7 +59,7 @@ def page(sweep: Sweep, where: Path) -> str:
     return framed(
         "sweep.html",
         [],
-        [_table(state)],
+        [_table(state), *(one["table"] for one in found)],
         shown=_shown(sweep, state),
         summary=list(sweep.sentences),
         notes=[],
@@ -106,14 +112,21 @@ def _found(sweep: Sweep, cell: int, where: Path) -> dict[str, Any]:
     if folder.cells[cell].ask in SCORED and numbers and not folder.result(cell).exists():
         totals = sweep.totals(cell)
         if totals.n * len(totals.about.units) > _LARGE:
-            table = totals.top(10).to_string(index=False)
+            table = _rows(totals.top(10), cell)
             told = f"{totals.n:,} pairs × {len(totals.about.units):,} units: too large to be merged for a page."
             return about | {"sentences": [told], "table": table, "file": _link(folder.path / "items", where)}
     result = sweep[cell]
-    shown = getattr(result, "head", result.table)().to_string(index=False, max_rows=20)
+    shown = _rows(getattr(result, "head", result.table)()[:_ROWS], cell)
     path = folder.result(cell)
     file = path / "report.html" if folder.cells[cell].ask in STAGED else path
     return about | {"sentences": result.sentences, "table": shown, "file": _link(file, where)}
+
+
+def _rows(frame: pd.DataFrame, cell: int) -> Table:
+    """Some rows of a result as a table of the page; lists and objects as text."""
+    forms = {"f": "plain", "i": "index", "u": "index"}
+    columns = tuple(Column(str(name), str(name), forms.get(frame[name].dtype.kind, "text"), 4) for name in frame)
+    return Table(f"cell-{cell}-rows", "Strongest first", columns, tuple(rows_of(frame.rename(columns=str))))
 
 
 def _link(path: Path, where: Path) -> str:
