@@ -1,13 +1,14 @@
 """Prompts per second of an ablation study: units one at a time, greedy answers, against Hugging Face's `generate`.
 
-    python benchmarks/ablation.py [--n 10000] [--sample 40] [--busy]
+    python benchmarks/ablation.py [--n 10000] [--sample 40] [--busy] [--out DIR]
 
 Hugging Face's side: `model.generate(max_new_tokens=1)` with a hook that zeroes the head or puts its mean there, one
 prompt at a time, and with all prompts of one length in batches of 64; both on a sample of the prompts and of the
 conditions, scaled up. Our side is timed whole: recording the reference set for the means, the clean runs, every
 condition, and the metric, which is read in the same pass. With fewer prompts the reference set is smaller in
 proportion.
-On a machine that others use `--busy` takes one thread and counts processor seconds.
+On a machine that others use `--busy` takes one thread and counts processor seconds. `--out`: finished pieces are kept
+there, and the same command goes on; the study's seconds are then those of all calls.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from common import header, peak_gib, table
@@ -62,11 +64,21 @@ def means(lm: vc.Model, task: vc.Task, reference: vc.Task) -> dict[str, Tensor]:
     return found
 
 
-def ours(lm: vc.Model, task: vc.Task, reference: vc.Task, clock: Clock) -> tuple[vc.behaviour.AblationStudy, float]:
-    """The study and its seconds."""
-    began = clock()
-    study = vc.behaviour.ablation_study(lm, task, units=UNITS, ablations=ABLATIONS, together=False, reference=reference)
-    return study, clock() - began
+def ours(
+    lm: vc.Model, task: vc.Task, reference: vc.Task, clock: Clock, out: Path | None
+) -> tuple[vc.behaviour.AblationStudy, float]:
+    """The study and its seconds, those of calls that were cut off included."""
+    kept, began = None if out is None else out / "seconds.txt", clock()
+    before = float(kept.read_text()) if kept is not None and kept.exists() else 0.0
+    try:
+        study = vc.behaviour.ablation_study(
+            lm, task, units=UNITS, ablations=ABLATIONS, together=False, reference=reference, out=out
+        )
+    finally:
+        spent = before + clock() - began
+        if kept is not None:
+            kept.write_text(f"{spent}")
+    return study, spent
 
 
 def theirs(
@@ -96,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--n", type=int, default=10_000, help="prompts")
     parser.add_argument("--sample", type=int, default=40, help="prompts that Hugging Face runs one at a time")
+    parser.add_argument("--out", type=Path, help="keep finished pieces here, and go on from them")
     parser.add_argument("--busy", action="store_true", help="one thread, processor seconds")
     asked = parser.parse_args()
     clock: Clock = time.process_time if asked.busy else time.perf_counter
@@ -116,7 +129,7 @@ def main() -> None:
     batch = [i for i, length in enumerate(task.lengths) if length == longest][:64]
     batched, _ = theirs(lm, task, conditions[::3], 64, [batch], clock)
 
-    study, seconds = ours(lm, task, reference, clock)
+    study, seconds = ours(lm, task, reference, clock, asked.out)
     peak = peak_gib() - before
     rate = len(task) * len(conditions) / seconds
     wrong = sum(int(study.tokens[1 + c, i, 0]) != token for c, i, token in answers)

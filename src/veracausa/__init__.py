@@ -17,6 +17,7 @@ the wrong type in words (see `veracausa.typed`).
 from typing import TYPE_CHECKING
 
 from veracausa.lazy import given_out
+from veracausa.threads import wait_shortly
 from veracausa.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ _PACKAGES = (
     "tasks",
 )
 __all__ = ["__version__", *_HOMES, *_PACKAGES]
+
+wait_shortly()
 
 if not TYPE_CHECKING:  # a misspelt name is an error to type checkers, too
     __getattr__, __dir__ = given_out(__name__, _HOMES, _PACKAGES)

@@ -84,6 +84,24 @@ def lm():
     return as_model(tiny_models.make("mistral", seed=1), "mistral")
 
 
+@pytest.mark.parametrize("door", ["storage", "another process's file"])
+def test_weights_written_where_torch_counts_no_write(lm, tmp_path, door):
+    """Neither a tensor's version nor its place changes, so only its values say it."""
+    weight = lm.hf.model.layers[0].mlp.up_proj.weight
+    path = tmp_path / "weights.bin"
+    path.write_bytes(weight.detach().numpy().tobytes())
+    weight.data = torch.from_file(str(path), shared=True, size=weight.numel(), dtype=weight.dtype).view(weight.shape)
+    before, known = lm.identity, (weight._version, weight.data_ptr())
+    if door == "storage":
+        weight.untyped_storage()[2] ^= 1
+    else:
+        with path.open("r+b") as file:
+            file.seek(2)
+            file.write(bytes([weight.untyped_storage()[2] ^ 1]))
+    assert (weight._version, weight.data_ptr()) == known
+    assert difference(before, lm.identity) == "weights"
+
+
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_change_is_seen_and_named(lm, change):
     before = lm.identity
