@@ -250,8 +250,7 @@ def iterate(
             takes several points, or a start).
         returns: let a removed edge return when it scores above a kept one.
         settle: so many rounds more at the last size, in which removed edges return where they count more than kept
-            ones: the circuit of that size stands more of what is restored around it, and is held better by other
-            pairs; larger sizes are then no circuits that were scored.
+            ones; larger sizes are then no circuits that were scored.
         start: scores of all edges, by any method, that the first round drops by, instead of its own.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
