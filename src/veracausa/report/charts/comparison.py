@@ -22,6 +22,8 @@ from veracausa.words import listed, signed, whole
 
 #: Units that a scatter names.
 _NAMED = 6
+#: Ranks of a chart of changed ranks that are named.
+_NAMED_RANKS = 5
 #: Groups of a scatter.
 DIFFERS, ALIKE = "differs significantly", "does not"
 
@@ -148,8 +150,9 @@ def ranks_figure(
 ) -> Figure:
     """Ranks of some units (or of `what` they are) in A and in B, each a line from A to B.
 
-    `named`: ranks that have a name beside them; farther down names would lie over each other.
+    `named`: ranks that have a name beside them, at most `_NAMED_RANKS`: farther down names would lie over each other.
     """
+    named = min(named, _NAMED_RANKS)
     data = Datasets()
     rows: list[Row] = [
         {"name": one, "result": result, "rank": int(own[i]), "change": int(ranks[0][i] - ranks[1][i])}

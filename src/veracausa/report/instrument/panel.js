@@ -61,7 +61,7 @@ export function makePanel(place, page) {
       ...(unit.kind.laid ? sentences(told) : []),
       unit.kind.first !== "exact" && !unit.estimates.length ? null : part(unit.kind.laid ? "Side by side" : "Truth and estimates", unit.estimates.length ? [unit.estimates.some((one) => one.alike) && beside(unit), estimates(unit)] : [el("p", {}, "Nothing was estimated.")]),
       pairs(unit, section), compared(), ...edges(unit.name),
-      ...told.filter((one) => one.what === "curve").map((one) => part(one.title, [curve(one), el("p", { class: "note" }, `${one.about}, share of the gap.`)])),
+      ...told.filter((one) => one.what === "curve").map((one) => part(one.title, [curve(one), el("p", { class: "note" }, `${one.about[0].toUpperCase()}${one.about.slice(1)}, share of the gap.`)])),
       ...told.filter((one) => one.what === "looks").map((one) => looks(one, section)),
       answers(told), numbers(told, unit),
       ...(unit.kind.laid ? [] : sentences(told)),

@@ -123,4 +123,4 @@ def _sizes(found: CircuitComparison) -> Table:
         Column("B − A", "B − A", "signed"), Column("stderr", "± SE", "plain"), Column("p", "p", "p", csv_only=True),
         Column("p (Holm)", "p", "p", help="Holm-corrected"),
     )  # fmt: skip
-    return Table("sizes", "f at equal sizes", columns, tuple(rows_of(frame)), found.found[-1])
+    return Table("sizes", "f at equal sizes", columns, tuple(rows_of(frame)))
