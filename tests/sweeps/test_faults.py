@@ -77,6 +77,17 @@ def test_a_plan_that_was_edited(there, tmp_path, capsys):
         quiet(plan(there, HEADS), tmp_path / "both")
 
 
+def test_a_damaged_list_of_items_is_mended_from_its_copy(there, tmp_path):
+    quiet(plan(there, HEADS), tmp_path)
+    whole = (tmp_path / "sweep.json").read_bytes()
+    (tmp_path / "sweep.json").write_bytes(whole[: len(whole) // 2])
+    assert vc.open(tmp_path).finished and (tmp_path / "sweep.json").read_bytes() == whole
+    for name in ("sweep.json", "sweep-copy.json"):
+        (tmp_path / name).write_bytes(whole[:9])
+    with pytest.raises(FileError, match=r"sweep-copy.json is damaged"):
+        vc.open(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["study.json", "run.json"])
 def test_the_folder_of_another_command_is_left_alone(there, tmp_path, name):
     (tmp_path / name).write_text("{}")

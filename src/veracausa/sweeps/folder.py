@@ -1,6 +1,7 @@
 """A sweep's folder: what it is cut into, which items are done, failed or in hand, and the results.
 
 sweep.json                  the cells and their items, written once
+sweep-copy.json             the same: without it no item could be told from another
 frames/0.safetensors        what the scores of a cell are about: units, task, settings; one row without numbers
 frames/0-estimate.safetensors  the same of the estimate that a receipt or a curve is about
 items/<id>.safetensors      an item's numbers, whole or absent
@@ -26,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from veracausa.errors import FileError
-from veracausa.storage.files import at, make_folder, read_json, write_json
+from veracausa.storage.files import at, make_folder, read_json, write_bytes, write_json
 from veracausa.sweeps.items import Item
 from veracausa.sweeps.plan import Cell, Plan
 from veracausa.sweeps.verbs import STAGED
 
 _FORMAT = "veracausa-sweep-3"
-MANIFEST = "sweep.json"
+MANIFEST, _COPY = "sweep.json", "sweep-copy.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class Folder:
             raise FileError(
                 f"{path} holds no sweep: there is no {MANIFEST}. `veracausa sweep PLAN --out {path}` makes it."
             )
-        body = read_json(path / MANIFEST, "a sweep's list of items")
+        body = _body(path)
         if body.get("format") != _FORMAT:
             raise FileError(f"{path / MANIFEST} is not of a sweep that this version of veracausa reads.")
         return cls(
@@ -98,7 +99,9 @@ class Folder:
                 write_json(path / MANIFEST, body)
         finally:
             beside.unlink()
-        return cls.of(path, plan)
+        found = cls.of(path, plan)
+        write_bytes(path / _COPY, (path / MANIFEST).read_bytes())
+        return found
 
     @classmethod
     def of(cls, path: str | Path, plan: Plan) -> Folder:
@@ -224,6 +227,20 @@ class Seen:
                 stuck[item.cell] = min(item.turn, stuck.get(item.cell, item.turn))
         gone = self.done | self.aside
         return [item for item in items if item.id not in gone and item.turn <= stuck.get(item.cell, item.turn)]
+
+
+def _body(path: Path) -> dict[str, Any]:
+    """The list of items; where it is damaged, its copy, which then takes its place."""
+    what = "a sweep's list of items"
+    try:
+        return read_json(path / MANIFEST, what)
+    except FileError:
+        if not (path / _COPY).is_file():
+            raise
+    body = read_json(path / _COPY, what)
+    with suppress(FileError):
+        write_bytes(path / MANIFEST, (path / _COPY).read_bytes())
+    return body
 
 
 def _differing(there: Sequence[Cell], here: Sequence[Cell]) -> str:
