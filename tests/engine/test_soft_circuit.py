@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from bridges import as_model
 
 import veracausa as vc
 from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.cost import Cost
+from veracausa.engine import mixed_writes
 from veracausa.engine.ablated import OtherRun
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import SITES, all_edges_mask
@@ -51,6 +53,34 @@ def test_weights_of_0_and_1_are_circuits(ready, agree):
     for mask, metric in zip(masks, hard.metric, strict=True):
         found, _ = gradient(circuit, torch.as_tensor(mask, dtype=torch.float64), rows)
         agree(found, metric, hard.measured.gap)
+
+
+@pytest.mark.parametrize("waiting", [1, 5, 13, 1000])
+def test_gradients_that_wait_are_those_of_plain_autograd(waiting, monkeypatch):
+    """Σ_u m_vu δ_u by autograd alone, a product for each group of readers, whatever waits for how long; both masks."""
+    lm = as_model(tiny_models.make("olmo2", seed=1), "olmo2")
+    graph, draw = lm.graph, torch.Generator().manual_seed(0)
+    monkeypatch.setattr(mixed_writes, "_WAITING", waiting)
+    for rows in ((), (2,)):
+        mask = torch.randn(*rows, graph.readers, graph.writers, generator=draw, dtype=torch.float64, requires_grad=True)
+        start = torch.randn(2, 3, lm.width, generator=draw, dtype=torch.float64, requires_grad=True)
+        found = []
+        for ours in (True, False):
+            written, plain, total = mixed_writes.MixedWrites(lm.decoder, mask), [], torch.zeros((), dtype=torch.float64)
+            for reader in dict.fromkeys(graph.reader_group.tolist()):
+                writers, known = int((graph.writer_order <= graph.reader_order[reader]).sum()), sum(map(len, plain))
+                if writers > known:  # what is written depends on what was seen before
+                    new = torch.stack([torch.sin((i + 1) * start + total) for i in range(known, writers)])
+                    written.put(new)
+                    plain.append(new)
+                count = int((graph.reader_group == reader).sum())
+                own = mask[..., reader : reader + count, :writers]
+                other = torch.einsum("rw,wbsd->rbsd" if not rows else "brw,wbsd->rbsd", own, torch.cat(plain))
+                seen = written.seen(reader, count) if ours else other
+                total = total + torch.cos(seen).sum() / seen.numel()
+            found.append(torch.autograd.grad(total, [mask, start]))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)  # sums in another order
 
 
 def test_the_gradient_at_1_is_minus_eap(ready, agree):
