@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
 import veracausa as vc
+from veracausa.discovery.steps import Scoring
 from veracausa.errors import FileError, MethodError
-from veracausa.report.pages.discovery import page
+from veracausa.report.instrument.circuits import discovery_contents
+from veracausa.report.packing import Columns
+from veracausa.storage.files import write_text
 
-OPTIONS = {"edges": 30, "sizes": (0.1, 1.0), "top": 4, "sample": 4, "show_progress": False}
+OPTIONS = {"edges": 30, "sizes": (1.0,), "top": 2, "sample": 2, "show_progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +44,19 @@ def sums(scores) -> dict[str, torch.Tensor]:
 )
 def test_over_positions_they_sum_to_the_edges_own_scores(family, method, tiny, task_of):
     lm = tiny(family)
-    found = vc.discover(lm, task_of((5, 7), n=4), method=method, positions=True, **OPTIONS)
-    whole = dict(zip(found.scores.units.names, found.scores.values.double().T, strict=True))
-    for name, column in sums(found.by_position).items():
+    scoring = Scoring.of(lm, task_of((5, 7), n=4), method, 30, 0)
+    scores = scoring.run(None, show_progress=False)
+    edges = scores.units[scores.ranking()[:30]]
+    whole = dict(zip(scores.units.names, scores.values.double().T, strict=True))
+    total = sums(scoring.placed(edges).run(show_progress=False))
+    for name, column in total.items():
         # both are float32 columns of float64 runs
         torch.testing.assert_close(column, whole[name], atol=1e-6, rtol=1e-5)
-    assert set(sums(found.by_position)) == set(found.circuit.names)
+    assert set(total) == set(edges.names)
 
 
 def test_they_come_back_from_the_folder_and_can_be_asked_for_later(found, lm, task, tmp_path, monkeypatch):
-    monkeypatch.setattr("veracausa.report.pages.discovery.save_pictures", lambda *given: [])  # they take their time
+    monkeypatch.setattr("veracausa.report.pages.discovery.write_page", lambda found, path: write_text(path, "a page"))
     vc.discover(lm, task, method="eap", out=tmp_path, **OPTIONS)
     later = vc.discover(lm, task, method="eap", positions=True, out=tmp_path, **OPTIONS)
     torch.testing.assert_close(later.by_position.values, found.by_position.values, equal_nan=True)
@@ -67,6 +71,7 @@ def test_they_come_back_from_the_folder_and_can_be_asked_for_later(found, lm, ta
 
 
 def test_they_are_forecast_and_counted(found, lm, task):
+    assert set(sums(found.by_position)) == set(found.circuit.names)
     forecast, done = (next(s for s in steps if "at every position" in s.what) for steps in (found.plan, found.steps))
     assert found.by_position.cost.token_layers == done.token_layers <= forecast.token_layers
     assert found.cost.token_layers >= found.scores.cost.token_layers + found.by_position.cost.token_layers
@@ -82,8 +87,7 @@ def test_methods_whose_scores_are_no_sums_are_refused(method, lm, task):
 
 def test_the_page_names_columns_by_tokens_only_where_all_prompts_are_as_long(found, lm, task_of):
     def told(discovery):
-        data = json.loads(page(discovery).split('id="data">')[1].split("</script>")[0])
-        return data["instrument"]["sections"][0]["circuits"][0]["positions"]
+        return discovery_contents(discovery, Columns())["sections"][0]["circuits"][0]["positions"]
 
     assert told(found)["named"] is False and "pooled by their index" in told(found)["caution"]
     even = vc.discover(lm, task_of((6,), n=4), method="eap", positions=True, **OPTIONS)
