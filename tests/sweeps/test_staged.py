@@ -85,6 +85,7 @@ def test_a_discovery_done_stage_by_stage_is_that_of_one_process(there, asked, tm
     assert dataclasses.asdict(vc.open(tmp_path)[0].evaluation.pairs) == dataclasses.asdict(merged.evaluation.pairs)
 
 
+@pytest.mark.slow
 def test_a_short_study_is_one_item_and_a_damaged_one_is_made_anew(there, tmp_path):
     asking = plan(there, DISCOVERY, seconds=1e9)
     done = quiet(asking, tmp_path)
