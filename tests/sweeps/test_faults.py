@@ -15,6 +15,7 @@ from veracausa.errors import FileError, WorkerError
 from veracausa.scores.scores import Scores
 from veracausa.sweeps import pool, working
 from veracausa.sweeps.claims import held_by
+from veracausa.sweeps.items import Item
 
 HEADS = {"ask": "exact", "units": "heads"}
 
@@ -86,6 +87,13 @@ def test_a_damaged_list_of_items_is_mended_from_its_copy(there, tmp_path):
         (tmp_path / name).write_bytes(whole[:9])
     with pytest.raises(FileError, match=r"sweep-copy.json is damaged"):
         vc.open(tmp_path)
+
+
+@pytest.mark.parametrize("pairs", [None, (4,), (2, 3, 4), (0, 2, 3, 9, 1)])
+def test_an_item_is_read_as_it_was_written(pairs):
+    item = Item("aa", 0, pairs, (1, 3), 1.0, None, 1)
+    again = Item.from_dict(json.loads(json.dumps(item.to_dict())))
+    assert (again.part.pairs, again.part.units) == (pairs, (1, 3)) and again.to_dict() == item.to_dict()
 
 
 @pytest.mark.parametrize("name", ["study.json", "run.json"])

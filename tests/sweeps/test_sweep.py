@@ -292,7 +292,7 @@ def test_another_plan_model_or_pairs_in_the_folder_are_refused(there, tmp_path):
             quiet(asking, tmp_path / "out")
     finally:
         pairs_file(there[1], PAIRS)
-    assert body["format"] == "veracausa-sweep-3"
+    assert body["format"] == "veracausa-sweep-4"
     with pytest.raises(MethodError, match="workers="):
         quiet(asking, tmp_path / "out", workers=2)
 

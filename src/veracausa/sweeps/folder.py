@@ -32,7 +32,7 @@ from veracausa.sweeps.items import Item
 from veracausa.sweeps.plan import Cell, Plan
 from veracausa.sweeps.verbs import STAGED
 
-_FORMAT = "veracausa-sweep-3"
+_FORMAT = "veracausa-sweep-4"
 MANIFEST, _COPY = "sweep.json", "sweep-copy.json"
 
 

@@ -43,7 +43,7 @@ class Item:
 
     id: str
     cell: int
-    pairs: tuple[int, ...] | None
+    pairs: Sequence[int] | None
     units: tuple[int, int] | None
     token_layers: float
     seconds: float | None
@@ -55,18 +55,20 @@ class Item:
     @property
     def part(self) -> Part:
         """What it asks of its cell."""
-        return Part(self.pairs, self.units)
+        return Part(None if self.pairs is None else tuple(self.pairs), self.units)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; the pairs as runs, [first, behind the last], since a million of them are a long list."""
+        return asdict(replace(self, pairs=None)) | {"pairs": None if self.pairs is None else _runs(self.pairs)}
 
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> Item:
         """What `to_dict` gave, or a file kept of it."""
-        pairs, units = body["pairs"], body["units"]
-        kept = {"pairs": None if pairs is None else tuple(pairs), "units": None if units is None else (*units,)}
-        return cls(**(body | kept))
+        runs, units = body["pairs"], body["units"]
+        pairs: Sequence[int] | None = None
+        if runs is not None:  # one run stays one: a range takes no memory
+            pairs = range(*runs[0]) if len(runs) == 1 else tuple(i for run in runs for i in range(*run))
+        return cls(**(body | {"pairs": pairs, "units": None if units is None else (*units,)}))
 
 
 class Clock:
@@ -199,6 +201,16 @@ def _ranges(costs: np.ndarray, count: int) -> Iterator[tuple[int, int]]:
     edges = np.searchsorted(np.cumsum(costs), costs.sum() * np.arange(1, count) / count)
     ends = sorted({0, *(int(edge) + 1 for edge in edges), len(costs)})
     yield from itertools.pairwise(ends)
+
+
+def _runs(pairs: Sequence[int]) -> list[list[int]]:
+    found: list[list[int]] = []
+    for pair in pairs:
+        if found and found[-1][1] == pair:
+            found[-1][1] += 1
+        else:
+            found.append([pair, pair + 1])
+    return found
 
 
 def item_id(asked: Asked, part: Part, step: str, identity: str) -> str:

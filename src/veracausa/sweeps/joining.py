@@ -5,6 +5,7 @@ Items are read one by one, so that this takes the memory of the scores and of on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +39,7 @@ class _Joining:
         self._first: dict[str, Any] = {}
         self._tensors: dict[str, Tensor] = {}
         self._notes: dict[str, None] = {}
-        self._cost, self._full = Cost(), dict[tuple[int, ...] | None, int]()
+        self._cost, self._full = Cost(), dict[Sequence[int] | None, int]()
 
     def add(self, shard: Shard) -> None:
         """Lay a part's numbers where they belong."""

@@ -142,7 +142,7 @@ class _Adding:
         self._running = Running(len(shards.frame.units))
         self._ends = torch.full((2, self._n), float("nan"), dtype=torch.float64)
         self._first: dict[str, Any] = {}
-        self._cost, self._full = Cost(), dict[tuple[int, ...] | None, int]()
+        self._cost, self._full = Cost(), dict[Sequence[int] | None, int]()
         self._residuals: np.ndarray | None = None
         self._strong = _Strongest(strongest)
 
