@@ -67,6 +67,12 @@ def test_f_at_equal_sizes_is_tested_over_the_same_pairs(both, found):
         assert row.stderr == pytest.approx(error) and row.p == pytest.approx(p) and row.p_holm >= row.p
 
 
+def test_pairs_that_both_were_evaluated_on_are_told_where_they_are_not_paired(both):
+    apart, n = vc.discovery.beside(*both, paired=False), len(both[0].evaluation.pairs)
+    what, *counts = apart.mismatches[-1]
+    assert what.endswith("takes for independent") and counts == [f"{n} of {n}"] * 2 and not apart.paired
+
+
 def test_of_circuits_alone_ranks_are_among_their_own_edges(both, lm, tmp_path):
     one, other = both[0].circuit, both[1].circuit
     found = one | dataclasses.replace(other, importance=None)

@@ -10,7 +10,7 @@ from veracausa.units import unit_names
 from veracausa.units.every_unit import all_units
 from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
-from veracausa.units.unit_names import parse_names
+from veracausa.units.unit_names import is_kind, parse_names
 
 SIZES = {"heads": 12, "mlps": 3, "attention": 3, "neurons": 120, "residual": 4}
 FIRST = {"heads": "a0.h0", "mlps": "m0", "attention": "a0", "neurons": "m0.n0", "residual": "r0"}
@@ -33,6 +33,13 @@ def test_names_are_read_back(tiny, kind):
         again = parse_names(lm, units.names)
         assert again.kind == kind and again.names == units.names and again.digest() == units.digest()
         assert [units.find(name) for name in units.names] == list(range(len(units)))
+
+
+def test_a_kind_stands_alone_at_positions_or_at_a_span():
+    for text in ("heads", "attn", "edges", "neurons@positions", "heads@spans", "mlps@subject", "patterns@cells"):
+        assert is_kind(text), text
+    for text in ("a0.h0", "heads@7", "edges@subject", "a0.h0@subject+m1@end", "heads,mlps", "head"):
+        assert not is_kind(text), text
 
 
 def test_names_of_a_kind_are_asked_about_together(tiny, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.comparison import CircuitComparison, Sized, Worth, union_of
 from veracausa.circuits.quality.faithfulness import Faithfulness
-from veracausa.discovery.evaluation import Evaluation
+from veracausa.discovery.evaluation import Evaluation, seen_by
 from veracausa.discovery.results import Discovery
 from veracausa.engine.identity import difference
 from veracausa.errors import MethodError, UnitError
@@ -49,7 +49,7 @@ def beside(
         values=(laid[0][0], laid[1][0]),
         ranks=(laid[0][1], laid[1][1]),
         scored=(laid[0][2], laid[1][2]),
-        mismatches=tuple(_mismatches(*circuits, evaluated)),
+        mismatches=(*_mismatches(*circuits, evaluated), *([] if same else _shared(evaluated))),
         worth=(_worth(evaluated[0]), _worth(evaluated[1])) if both else None,
         sizes=_sizes(evaluated[0], evaluated[1], same) if both else (),
         paired=same,
@@ -132,6 +132,17 @@ def _mismatches(one: Circuit, other: Circuit, evaluated: list[Evaluation]) -> li
             ("Ablation", first.ablation, second.ablation),
         ]
     return [row for row in rows if row[1] != row[2]]
+
+
+def _shared(evaluated: list[Evaluation]) -> list[tuple[str, str, str]]:
+    """How many pairs both were evaluated on, where some were: Welch's test takes all for independent."""
+    if len(evaluated) != 2:
+        return []
+    sides = [(seen_by(own.pairs, others.pairs), len(own.pairs)) for own, others in (evaluated, evaluated[::-1])]
+    if not any(shared for shared, _ in sides):
+        return []
+    one, other = (f"{shared:,} of {n:,}" for shared, n in sides)
+    return [("Pairs evaluated in both, which the test takes for independent", one, other)]
 
 
 def _prompts(task: dict[str, Any]) -> str:

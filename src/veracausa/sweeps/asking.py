@@ -17,13 +17,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from veracausa.behaviour.study import ablation_study
-from veracausa.choices import AllUnits
 from veracausa.circuits.quality.curve import SIZES, curve
 from veracausa.cost import Cost
 from veracausa.discovery.discover import discover
@@ -48,6 +47,7 @@ from veracausa.units.groups import Groups
 from veracausa.units.listed_names import names_in
 from veracausa.units.paths import Paths
 from veracausa.units.table import Units
+from veracausa.units.unit_names import is_kind
 
 if TYPE_CHECKING:
     from veracausa.engine.work import Work
@@ -269,7 +269,8 @@ class Asked:
 
     def _referring(self, part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
         """The prompts that parts of an ablation study take means over: those of the whole study."""
-        return {} if part.pairs is None or "reference" in options else {"reference": self.whole.source}
+        every = part.pairs is None or len(part.pairs) == len(self.task)
+        return {} if every or "reference" in options else {"reference": self.whole.source}
 
 
 #: Name → the verb.
@@ -299,8 +300,8 @@ def task_of(lm: Model, cell: Cell) -> Task:
 
 
 def _named(units: Any) -> Any:
-    """A kind of units, or the names in a text."""
-    return units if not isinstance(units, str) or units in get_args(AllUnits) else names_in(units)
+    """A kind of units, at a span or not ("heads@subject"), or the names in a text: what the command line takes."""
+    return names_in(units) if isinstance(units, str) and not is_kind(units) else units
 
 
 def blank(lm: Model, task: Task, work: Any) -> Scores:

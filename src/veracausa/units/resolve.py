@@ -176,7 +176,12 @@ def _all_at_spans(lm: Model, kind: Kind, span: str, task: Task | None) -> SpanUn
     if span != _EVERY:
         require_spans([span], task, what)
         return SpanUnits.at(all_units(lm, kind), [span])
-    if task is None or not task.span_names:
+    if task is None:
         require_spans([_EVERY], task, what)
     assert task is not None
+    if not task.span_names:
+        raise UnitError(
+            f"{what}: the task {task.name!r} has no spans but 'end'. Name some when you make it, e.g. "
+            "vc.task(lm, …, spans={'subject': …})."
+        )
     return SpanUnits.at(all_units(lm, kind), [*task.span_names, END])

@@ -174,6 +174,14 @@ def hint(name: str) -> str:
     return f" Did you mean {plain!r}?" if known else ""
 
 
+def is_kind(text: str) -> bool:
+    """Whether a text is a kind of units: alone, at every position, or at a span."""
+    stem, at, where = text.partition("@")
+    at_span = SPAN.fullmatch(where) is not None and stem != "edges"
+    known = stem in KINDS or stem in (*OTHER_WORDS, "edges")
+    return text == ALL_CELLS or (known and (not at or where == "positions" or at_span))
+
+
 def require_names(units: str | Sequence[str]) -> None:
     """Raise UnitError unless these are a kind of units or read like names; which ones a model has is asked later."""
     names = [units] if isinstance(units, str) else list(units)
@@ -183,13 +191,9 @@ def require_names(units: str | Sequence[str]) -> None:
     grouped = [stem for name in names if is_grouped(name) for stem, *_ in pieces(name, f"units={shown(name)}")]
     for name in [*(name for name in names if not is_grouped(name)), *grouped]:
         stem, at, where = name.partition("@")
-        at_span = SPAN.fullmatch(where) is not None and stem != "edges"
-        is_kind = isinstance(units, str) and (stem in KINDS or stem in (*OTHER_WORDS, "edges"))
-        is_kind = is_kind and (not at or where == "positions" or at_span)
-        is_kind = is_kind or units == ALL_CELLS
-        is_name = known_stem(stem) or is_pattern(stem)
-        is_name = is_name and (not at or at_span or _WHERE.fullmatch(where) is not None)
-        if not (is_kind or is_name or _EDGE.fullmatch(name)):
+        known = known_stem(stem) or is_pattern(stem)
+        known = known and (not at or any(form.fullmatch(where) for form in (SPAN, _WHERE)))
+        if not ((isinstance(units, str) and is_kind(name)) or known or _EDGE.fullmatch(name)):
             refuse(units, name)
 
 
