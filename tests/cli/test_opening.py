@@ -112,7 +112,7 @@ def test_two_results_side_by_side(results, tmp_path):
     assert said["result"] == "Comparison" and len(said["table"]) == len(found.table())
     circuits = ["compare-pages", str(results / "circuit"), str(results / "circuit" / "circuit.json")]
     done = CliRunner().invoke(app, [*circuits, "--out", str(tmp_path / "circuits")])
-    assert done.exit_code == 0 and "Jaccard +1.000" in done.stdout, (done.output, done.exception)
+    assert done.exit_code == 0 and "Jaccard 1.000" in done.stdout, (done.output, done.exception)
     assert vc.open(tmp_path / "circuits" / "comparison.json").jaccard == 1
     gone = CliRunner().invoke(app, ["compare-pages", str(one), str(tmp_path / "none")])
     assert isinstance(gone.exception, FileError)
