@@ -1,11 +1,11 @@
 """Threads that wait for work sleep soon, unless the user has said how they wait."""
 
 import os
-import sys
+from types import SimpleNamespace
 
 import pytest
 
-from veracausa.threads import wait_shortly
+from veracausa import threads
 
 
 def told(monkeypatch, torch, **environment):
@@ -14,8 +14,8 @@ def told(monkeypatch, torch, **environment):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setitem(sys.modules, "torch", object()) if torch else monkeypatch.delitem(sys.modules, "torch", False)
-    wait_shortly()
+    monkeypatch.setattr(threads, "sys", SimpleNamespace(modules={"torch": object()} if torch else {}))
+    threads.wait_shortly()
     found = {name: os.environ.get(name) for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     os.environ.pop("GOMP_SPINCOUNT", None)
     return found

@@ -307,6 +307,7 @@ def test_generation(tiny, task_of, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
 def test_in_bfloat16(task_of, family):
     """Milder weights, as for the other families: bf16 rounds every logit to 3 digits."""
     hf = tiny_models.make(family, seed=1, dtype=torch.float32)

@@ -72,6 +72,7 @@ def test_discover_is_the_public_call(folder, pairs, out):
     assert json.loads((path / "run.json").read_text())["asked"]["edges"] == 60
 
 
+@pytest.mark.slow
 def test_the_same_command_again_and_another_one(call, pairs, out):
     path, result = out
     again = call("discover", pairs, *SMALL, "--out", path)

@@ -134,6 +134,7 @@ def test_no_edge_is_shown_without_a_receipt_or_the_words(lm, task, found, saved)
     assert "not verified: no exact effect was taken" in text and "None of them is verified" in text
 
 
+@pytest.mark.slow
 def test_exact_scores_and_iterated_ranks(lm, task, tmp_path):
     exact = vc.discover(lm, task[:4], method="exact", out=tmp_path / "exact", **OPTIONS)
     assert exact.verified == "exact effects" and exact.checked == len(exact.circuit) and exact.receipt is None

@@ -89,6 +89,7 @@ def test_a_lora_on_every_map_counts_at_every_site(task_of, agree, family):
 
 
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(["llama", "gpt2", "gemma2", "gpt_neox"], fast=("gemma2",)))
+@pytest.mark.slow
 def test_other_methods_too(task_of, agree, family):
     hf, task = adapted(family), task_of(6)
     lm, other = as_model(hf, family), as_model(merged(hf), family)

@@ -93,6 +93,7 @@ def test_the_gradient_is_the_slope_of_the_loss(setting, learned):
 
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("how", ["sequential", "joint"])
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_whatever_the_chunks_and_goes_on(tiny, task_of, tmp_path, monkeypatch, how):
     from veracausa.estimates.learned.descent import Descent
 

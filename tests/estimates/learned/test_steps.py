@@ -182,6 +182,7 @@ class Linear(Runs):
         return float((slope * rows).sum()), slope if each else slope.sum(0)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("how", "steps"), [("matryoshka", 200), ("top-k", 600), ("bottleneck", 600)])
 def test_where_the_metric_is_linear_the_order_is_that_of_exact_effects(how, steps):
     """Of the ways that order all units; gates that are held to one size are open or closed, and equal among themselves.

@@ -250,6 +250,7 @@ def test_overshoot_is_marked_and_a_single_pair_has_no_band(curve):
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_pointing_in_a_browser(chromium, tiny, task_of, tmp_path):
     """Tooltips name a node and an edge; pointing at a node is noticed; nothing goes wrong."""
     circuit = circuit_in(tiny("llama"), task_of(6))
