@@ -37,15 +37,17 @@ def test_import_takes_no_time():
     assert any(float(python(code)) < 0.3 for _ in range(3))
 
 
-def test_the_library_itself_takes_under_a_second_and_a_half():
-    """Everything of ours, beside torch's and transformers' own (scipy and pandas included), in processor time: what
-    others run on the machine is not ours."""
+def test_the_library_itself_takes_under_three_tenths_of_what_torch_and_transformers_take():
+    """Everything of ours, scipy and pandas included, in processor time: 1.5 s where theirs takes 5.
+
+    A share, since the same machine may take three times as long an hour later, for theirs as for ours.
+    """
     code = (
         "import time, torch, transformers, transformers.modeling_utils, transformers.cache_utils\n"
         "t = time.process_time(); import veracausa as vc\n"
-        "vc.load, vc.exact, vc.attribute, vc.agreement, vc.tasks, vc.open\nprint(time.process_time() - t)"
+        "vc.load, vc.exact, vc.attribute, vc.agreement, vc.tasks, vc.open\nprint((time.process_time() - t) / t)"
     )
-    assert any(float(python(code)) < 1.5 for _ in range(3))  # the first will do, unless the machine is busy
+    assert any(float(python(code)) < 0.3 for _ in range(3))  # the first will do, unless the machine is busy
 
 
 def test_the_face_is_small():
