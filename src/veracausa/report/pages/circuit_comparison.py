@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from veracausa.circuits.comparison import CircuitComparison
-from veracausa.errors import FileError
 from veracausa.report.charts.circuit_comparison import circuit_comparison_figures
-from veracausa.report.instrument.bundle import bundle
 from veracausa.report.instrument.laid_circuits import PLACE, laid_circuits
-from veracausa.report.instrument.marking import marked
-from veracausa.report.pages.comparison import made_table, shown_of
+from veracausa.report.pages.comparison import framed_beside
 from veracausa.report.pages.discovery_tables import rows_of
-from veracausa.report.pages.frame import framed
-from veracausa.report.pages.library import asset, flush
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import SHOWN, Column, Table
 from veracausa.storage.files import at, write_text
@@ -59,38 +51,26 @@ def write_page(found: CircuitComparison, path: str | Path) -> Path:
 def page(found: CircuitComparison) -> str:
     """The page as text: everything it needs is in it, nothing is fetched."""
     figures = spared_figures("circuits", "Both circuits", lambda: circuit_comparison_figures(found, "circuits"))
-    made = (
-        spared_tables("made", "How both were made", lambda: [made_table(found.mismatches)]) if found.mismatches else []
-    )
     edges = spared_tables("edges", "Edges that either keeps", lambda: [_edges(found)])
     sizes = spared_tables("sizes", "f at equal sizes", lambda: [_sizes(found)]) if found.sizes else []
-    units = {*found.edges.names, *found.one.nodes, *found.other.nodes}
-    try:
-        return framed(
-            "circuits.html",
-            figures,
-            [*made, *edges, *sizes],
-            shown=shown_of("Two circuits side by side", found.model),
-            summary=found.sentences,
-            notes=(),
-            both=_both(found),
-            warnings=found.warnings,
-            found=found.found,
-            place=PLACE,
-            made=made,
-            edges=edges,
-            charts=figures,
-            sizes=sizes,
-            mark=partial(marked, units=units, done=set()),
-            methods=_METHODS,
-            reading=_READING,
-            cost=0,
-            looks=Markup(flush(asset("instrument.css"))),
-            instrument=Markup(flush(bundle())),
-            beside=lambda columns: {"instrument": laid_circuits(found, columns)},
-        )
-    except (TypeError, ValueError) as error:
-        raise FileError(f"The page could not be made: {error}") from error
+    return framed_beside(
+        "circuits.html",
+        found,
+        figures,
+        [*edges, *sizes],
+        title="Two circuits side by side",
+        question="Which edges do A and B share?",
+        both=_both(found),
+        units={*found.edges.names, *found.one.nodes, *found.other.nodes},
+        methods=_METHODS,
+        reading=_READING,
+        instrument=lambda columns: laid_circuits(found, columns),
+        found=found.found,
+        place=PLACE,
+        edges=edges,
+        charts=figures,
+        sizes=sizes,
+    )
 
 
 def _both(found: CircuitComparison) -> list[tuple[str, str, str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from veracausa.circuits.comparison import CircuitComparison
 from veracausa.errors import FileError
 from veracausa.report.charts.comparison import compared_figures
 from veracausa.report.charts.data import identifier
+from veracausa.report.charts.figures import Figure
 from veracausa.report.instrument.bundle import bundle
 from veracausa.report.instrument.laid import laid
 from veracausa.report.instrument.marking import marked
+from veracausa.report.packing import Columns
 from veracausa.report.pages.discovery_tables import rows_of
 from veracausa.report.pages.frame import About, framed
 from veracausa.report.pages.library import asset, flush
@@ -64,30 +67,61 @@ def page(found: Comparison) -> str:
     named = [(f"{i}-{identifier(one.title)[:80]}", one) for i, one in enumerate(found.compared, 1)]
     sections = [_drawn(name, one) for name, one in named]
     figures = [figure for section in sections for figure in section["figures"]]
-    made = (
-        spared_tables("made", "How both were made", lambda: [made_table(found.mismatches)]) if found.mismatches else []
-    )
-    tables = [*made, *(table for section in sections for table in section["tables"])]
+    tables = [table for section in sections for table in section["tables"]]
     units = {unit for one in found.compared for unit in one.names}
+    return framed_beside(
+        "comparison.html",
+        found,
+        figures,
+        tables,
+        title="Two results side by side",
+        question="What differs between A and B?",
+        both=[(name, *_told(found, name)) for name in "AB"],
+        units=units,
+        methods=_METHODS,
+        reading=_READING,
+        instrument=lambda columns: laid(named, columns),
+        sections=sections,
+    )
+
+
+def framed_beside(
+    template: str,
+    found: Comparison | CircuitComparison,
+    figures: Sequence[Figure],
+    tables: Sequence[Table],
+    /,
+    *,
+    title: str,
+    units: set[str],
+    instrument: Callable[[Columns], dict[str, Any]],
+    **parts: Any,
+) -> str:
+    """A page of two results as text, from a template that extends beside.html: its frame, and how both were made.
+
+    `units`: those that sentences name, which are marked. `instrument`: what the page's scripts are given.
+
+    Raises:
+        FileError: it cannot be made.
+    """
+    made = spared_tables("made", "How both were made", lambda: [_made(found.mismatches)]) if found.mismatches else []
     try:
         return framed(
-            "comparison.html",
+            template,
             figures,
-            tables,
-            shown=shown_of("Two results side by side", found.model),
+            [*made, *tables],
+            shown=_shown_of(title, found.model),
             summary=found.sentences,
             notes=(),
+            kicker=title.lower(),
             warnings=found.warnings,
             made=made,
-            both=[(name, *_told(found, name)) for name in "AB"],
-            sections=sections,
             mark=partial(marked, units=units, done=set()),
-            methods=_METHODS,
-            reading=_READING,
             cost=0,
             looks=Markup(flush(asset("instrument.css"))),
             instrument=Markup(flush(bundle())),
-            beside=lambda columns: {"instrument": laid(named, columns)},
+            beside=lambda columns: {"instrument": instrument(columns)},
+            **parts,
         )
     except (TypeError, ValueError) as error:
         raise FileError(f"The page could not be made: {error}") from error
@@ -120,7 +154,7 @@ def _told(found: Comparison, name: str) -> tuple[str, str, str]:
     return scores.method, scores.model["source"], scores.task["description"]
 
 
-def shown_of(title: str, model: dict[str, str]) -> About:
+def _shown_of(title: str, model: dict[str, str]) -> About:
     """What a page of two results says of itself."""
     dtype = model.get("dtype")
     machine = f"computed in {dtype}" if dtype else "not said"
@@ -128,7 +162,7 @@ def shown_of(title: str, model: dict[str, str]) -> About:
     return About(title, model, command(), today, machine, 0.0, versions())
 
 
-def made_table(mismatches: Sequence[tuple[str, str, str]]) -> Table:
+def _made(mismatches: Sequence[tuple[str, str, str]]) -> Table:
     """How A and B were made: what differs."""
     rows = tuple({"what": what, "A": one, "B": other} for what, one, other in mismatches)
     return Table(
