@@ -1,6 +1,6 @@
 """Prompts per second of an ablation study: units one at a time, greedy answers, against Hugging Face's `generate`.
 
-    python benchmarks/ablation.py [--n 10000] [--sample 40] [--busy] [--out DIR]
+    python benchmarks/ablation.py [--n 10000] [--sample 40] [--busy] [--device cuda] [--out DIR]
 
 Hugging Face's side: `model.generate(max_new_tokens=1)` with a hook that zeroes the head or puts its mean there, one
 prompt at a time, and with all prompts of one length in batches of 64; both on a sample of the prompts and of the
@@ -46,7 +46,7 @@ def generated(lm: vc.Model, ids: Tensor, name: str, value: Tensor) -> Tensor:
         found = lm.hf.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False, pad_token_id=0
         )
-    return found[:, -1]
+    return found[:, -1].cpu()
 
 
 def means(lm: vc.Model, task: vc.Task, reference: vc.Task) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ def theirs(
     """Prompt-conditions a second, and the answers (condition, prompt, token), of batches of at most `size`."""
     answers, count, spent = [], 0, 0.0
     for members in groups:
-        ids = torch.tensor([task.clean[i] for i in members])
+        ids = torch.tensor([task.clean[i] for i in members], device=lm.device)
         for c, (name, value) in enumerate(conditions):
             for rows, where in zip(ids.split(size), torch.tensor(members).split(size), strict=True):
                 began = clock()
@@ -109,12 +109,13 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=10_000, help="prompts")
     parser.add_argument("--sample", type=int, default=40, help="prompts that Hugging Face runs one at a time")
     parser.add_argument("--out", type=Path, help="keep finished pieces here, and go on from them")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--busy", action="store_true", help="one thread, processor seconds")
     asked = parser.parse_args()
     clock: Clock = time.process_time if asked.busy else time.perf_counter
     if asked.busy:
         torch.set_num_threads(1)
-    lm = vc.load("smollm2-135m", device="cpu")
+    lm = vc.load("smollm2-135m", device=asked.device)
     began = clock()
     task = vc.tasks.ioi(lm, n=asked.n, seed=0)
     drawing, before = clock() - began, peak_gib()
@@ -135,7 +136,10 @@ def main() -> None:
     wrong = sum(int(study.tokens[1 + c, i, 0]) != token for c, i, token in answers)
     again, _ = theirs(lm, task, conditions, 1, [[i] for i in sample[:10]], clock)
 
-    print(header(f"python benchmarks/ablation.py --n {asked.n}{' --busy' * asked.busy}"), "\n")
+    on = "" if lm.device.type == "cpu" else f" --device {asked.device}"
+    if on:
+        print(torch.cuda.get_device_name(lm.device))
+    print(header(f"python benchmarks/ablation.py --n {asked.n}{' --busy' * asked.busy}{on}"), "\n")
     print(f"{len(task):,} IOI prompts of {min(task.lengths)} to {max(task.lengths)} tokens, made in {drawing:.1f} s; "
           f"{len(UNITS)} heads, {len(ABLATIONS)} ablations; SmolLM2-135M, float32.\n")  # fmt: skip
     slow = (single + again) / 2

@@ -58,12 +58,18 @@ def learned(how: str, start: str = "") -> Callable[..., vc.Scores]:
     return score
 
 
+#: Rounds at the size that is attacked in which removed edges may return.
+SETTLE = 4
+
 #: Name → how it is scored, given the model, the pairs, a seed, and the options of this benchmark.
 RANKINGS: dict[str, Callable[[vc.Model, Task, int, Any], vc.Scores]] = {
     "eap": preset("eap"),
     "eap-ig": preset("eap-ig"),
     "iterated": lambda lm, task, seed, given: vc.circuits.iterate(lm, task),
     "balanced": lambda lm, task, seed, given: vc.circuits.iterate(lm, task, by="balanced"),
+    "settled": lambda lm, task, seed, given: vc.circuits.iterate(
+        lm, task, by="balanced", smallest=given.size, settle=SETTLE
+    ),
     "learned": learned("top-k"),
     "matryoshka": learned("matryoshka"),
     "matryoshka+": learned("matryoshka", start="iterated"),
@@ -73,8 +79,9 @@ RANKINGS: dict[str, Callable[[vc.Model, Task, int, Any], vc.Scores]] = {
     "ugs": learned("ugs"),
     "random": random,
 }
-#: Those that learn, for one size; their scores depend on the seed.
+#: Those that learn, whose scores depend on the seed; those that are made for one size.
 LEARNED = {"learned", "matryoshka", "matryoshka+", "adversarial", "adversarial+", "edge-pruning", "ugs"}
+SIZED = {*LEARNED, "settled"}
 SEEDED = {*LEARNED, "random"}
 #: Columns whose means over draws and tasks are told.
 MEANT = ("CMD log", "bounded", "price")
@@ -86,7 +93,7 @@ def scores_of(lm: vc.Model, task: Task, name: str, given: Any) -> list[vc.Scores
     """A ranking, once for every seed where it has any; kept in a file each."""
     found = []
     for seed in range(given.seeds if name in SEEDED else 1):
-        own = f"{given.steps}-{given.size:g}" if name in LEARNED else str(given.steps)
+        own = f"{given.steps}-{given.size:g}" if name in SIZED else str(given.steps)
         path = given.out / f"{given.model}-{task.name}-{name}-{task.digest()[:8]}-{seed}-{own}.safetensors"
         if not path.exists():
             RANKINGS[name](lm, task, seed, given).save(path)
