@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from veracausa.cli.command import spread
 from veracausa.cli.laying import LayingOptions
-from veracausa.cli.options import Circuit, Full, Interactions, Kinds, Methods, Minutes, Quick, SomePairs
+from veracausa.cli.options import ByPosition, Circuit, Full, Interactions, Kinds, Methods, Minutes, Quick, SomePairs
 from veracausa.cli.output import finish, rows_of, took
 from veracausa.cli.setup import PageSetup
 from veracausa.errors import MethodError
@@ -33,12 +33,15 @@ def study(
     full: Full = False,
     interactions: Interactions = None,
     circuit: Circuit = False,
+    positions: ByPosition = False,
 ) -> None:
     """Exact effects against gradient estimates: where they disagree and why, as one offline page."""
     from veracausa.studies.study import study as run
 
     if quick and full:
         raise MethodError("--quick and --full are two sizes of a study; give one of them.")
+    if positions and not circuit:
+        raise MethodError("--positions draws a study's circuit over positions, too: --circuit asks for one.")
     level = LEVELS["quick" if quick else "full" if full else "default"]
     setup = setup.but(n=setup.n or level.pairs)
     lm, task = setup.ready()
@@ -46,7 +49,10 @@ def study(
     if setup.task == "ioi" and not quick:
         tasks.insert(0, setup.build(lm, PUBLISHED))
         say(f"task   {tasks[0].describe()}")
-    page = run(lm, tasks, level=level, interactions=interactions, circuit=circuit, seed=setup.seed, out=setup.out)
+    page = run(
+        lm, tasks, level=level, interactions=interactions, circuit=circuit, positions=positions, seed=setup.seed,
+        out=setup.out,
+    )  # fmt: skip
     finish(setup.json, lambda: _told(page), lambda: _body(page), page.save, setup.out)
 
 

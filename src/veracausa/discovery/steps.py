@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from veracausa.choices import EdgeScoring, LearnedBy
 from veracausa.circuits.runs.tapes import circuit_buckets, recordings
 from veracausa.circuits.selection.iterated import iterate
@@ -94,9 +92,8 @@ class Scoring:
 
     def placed(self, edges: Edges) -> AttributeWork | FlowWork:
         """Scores of `edges` at every position of the longest prompt, by the same method."""
-        task, positions = self.work.task, max(self.work.task.lengths)
-        writer, reader = (np.repeat(end, positions) for end in (edges.writer, edges.reader))
-        table = Edges.of(edges.graph, writer, reader, np.tile(np.arange(positions), len(edges)))
+        task = self.work.task
+        table = edges.at_each(max(task.lengths))
         work = attribute.work(self.work.lm, task, units=table, method=self.method)  # type: ignore[arg-type]
         return cast("AttributeWork | FlowWork", work)
 

@@ -52,10 +52,11 @@ class SectionWork:
         main: bool,
         chain: tuple[str, ...] = (),
         circuit: bool = False,
+        positions: bool = False,
     ) -> None:
         """`likely`: units that will about be chosen, in order, for the plan. `main`: with all that the level asks for;
         else only what is needed to see where methods disagree, and why. `chain`: sites whose interactions are asked.
-        `circuit`: with scores of edges, and circuits of them."""
+        `circuit`: with scores of edges, and circuits of them; `positions`: the strongest at every one."""
         self.lm, self.task, self.level, self.seed, self.pieces, self.show = lm, task, level, seed, pieces, show
         self.main = main
         self.exact: dict[str, Scores] = {}
@@ -64,7 +65,7 @@ class SectionWork:
         self.further = further = FurtherWork(lm, task, level, likely, seed, pieces, show, self._first)
         self.features = FeatureWork(lm, task, show, self.panel, further.stage, further.found)
         self.talking = TalkingWork(lm, task, chain, seed, pieces, show, further.stage, further.found)
-        self.feeding = FeedingWork(lm, task, circuit, seed, pieces, show, further.stage, further.found)
+        self.feeding = FeedingWork(lm, task, circuit, positions, seed, pieces, show, further.stage, further.found)
 
     def stages(self) -> list[Stage]:
         """All stages, in the order in which they must run."""

@@ -20,7 +20,7 @@ from veracausa.choices import AllUnits, LevelName
 from veracausa.cost import Step, told
 from veracausa.engine.guard import borrowed, shared
 from veracausa.engine.work import gives
-from veracausa.errors import TaskError
+from veracausa.errors import MethodError, TaskError
 from veracausa.estimates.attribute import attribute
 from veracausa.interplay.interacting import interactions as interact
 from veracausa.planning.rates import Rate, rates, timed
@@ -50,6 +50,7 @@ class StudyWork(TasksWork):
     seed: int
     chain: tuple[str, ...] = ()
     circuit: bool = False
+    positions: bool = False
 
     @property
     def what(self) -> str:
@@ -64,7 +65,7 @@ class StudyWork(TasksWork):
     def sections(self, pieces: Path | None = None, show: bool = False) -> list[SectionWork]:
         """The work on each task."""
         rest = (fitting(self.lm, self.level), self.likely, self.seed, pieces, show)
-        asked: dict[str, Any] = {"chain": self.chain, "circuit": self.circuit}
+        asked: dict[str, Any] = {"chain": self.chain, "circuit": self.circuit, "positions": self.positions}
         return [SectionWork(self.lm, one, *rest, main=one is self.task, **asked) for one in self.tasks]
 
     def stages(self, out: Path | None = None) -> list[Stage]:
@@ -116,6 +117,7 @@ def study(
     nodes: int | None = None,
     interactions: str | Sequence[str] | None = None,
     circuit: bool = False,
+    positions: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
     memory: float | str | None = None,
@@ -133,6 +135,8 @@ def study(
         interactions: a chapter of which layers talk to each other, exactly, each with the next: of a kind of unit
             ("heads"), or of a chain of sites (["heads:10", "heads:14", "neurons:16"]). None: no such chapter.
         circuit: a chapter of which parts feed which: scores of all edges, and circuits of ten sizes, live in the page.
+        positions: also score the strongest 2,000 of these edges at every position, by the same method, so that the page
+            draws the circuit over layers × positions, too.
         seed: for the random sample and random draws.
         out: keep finished pieces here, so that an interrupted study continues; `Study.save(out)` writes the report.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
@@ -143,14 +147,17 @@ def study(
     experts or of mixers.
 
     Raises:
-        ArchitectureError: neurons are asked for, and it has none. UnitError, MethodError: no such chain.
+        ArchitectureError: neurons are asked for, and it has none. UnitError, MethodError: no such chain;
+        positions without a circuit.
 
     >>> vc.study(lm, task).save("out/")
     """
+    if positions and not circuit:
+        raise MethodError("positions=True draws a study's circuit over positions, too: circuit=True asks for one.")
     chosen = resolve_level(level).but(neurons=neurons, sample=sample, nodes=nodes)
     if neurons or sample:
         lm.decoder.require(many_kind(lm))
-    work = StudyWork(lm, tasks_of(task), chosen, seed, chain_of(lm, interactions), circuit)
+    work = StudyWork(lm, tasks_of(task), chosen, seed, chain_of(lm, interactions), circuit, positions)
     if circuit:
         scoring(lm, work.task)
     for pair in pairwise(work.chain):

@@ -18,7 +18,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "verify": (*_ESTIMATE, *_CHECK),
     "curve": (*(name for name in _ESTIMATE if name != "units"), *_SIZES),
     "ablation_study": ("units", "ablations", "together", "new_tokens", "top", "reference", "alpha", "seed"),
-    "study": ("level", "neurons", "sample", "nodes", "interactions", "circuit", "seed"),
+    "study": ("level", "neurons", "sample", "nodes", "interactions", "circuit", "positions", "seed"),
     "discover": ("method", "edges", "how", "by", "top", "sample", "attack", "positions", "seed"),
 }
 #: Those of a receipt and of a curve that are not the estimate's.

@@ -53,6 +53,14 @@ class Edges(Units):
         """Edges are changes of what a reader takes from the stream."""
         return "residual"
 
+    def at_each(self, positions: int) -> Edges:
+        """Each of these edges at every position from 0 on, edge after edge: [edges · positions].
+
+        >>> edges[:2].at_each(3).names  # a0.h0->m1@0, a0.h0->m1@1, a0.h0->m1@2, a0.h0->m2@0, …
+        """
+        writer, reader = (np.repeat(end, positions) for end in (self.writer, self.reader))
+        return Edges.of(self.graph, writer, reader, np.tile(np.arange(positions), len(self)))
+
     @property
     def names(self) -> list[str]:
         """The edges' names, in order."""

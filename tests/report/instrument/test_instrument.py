@@ -227,6 +227,25 @@ def test_a_unit_has_its_edges_in_the_panel_and_the_circuit_is_live(fresh, study)
     assert "not held out" in fresh.locator(".live").inner_text()  # scored and run on the same four pairs
 
 
+def test_an_edge_is_found_by_its_name_and_marked_everywhere(fresh, study):
+    edges = next(one for one in study.sections[1].findings if isinstance(one, Scores))
+    importance = dict(zip(edges.units.names, edges.importance().tolist(), strict=True))
+    into = sorted((name for name in importance if "a0.h1->" in name), key=lambda name: -abs(importance[name]))
+    for key in ("/", *"A0.h1 -> ", "Enter"):
+        fresh.keyboard.press(key)
+    assert chosen(fresh) == [into[0]] and "Between" in fresh.locator("#unit").inner_text()
+    assert fresh.locator("#finder tbody tr td:first-child").all_inner_texts() == into[:25]
+    assert f"{len(into)} edges of the circuit" in fresh.locator("#finder .note").first.inner_text()
+    assert fresh.locator("#finder tr.chosen").count() == 1
+    fresh.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    fresh.wait_for_selector(f".data tr.chosen[data-unit='{into[0]}'], table tr.chosen[data-unit='{into[0]}']")
+    fresh.locator("#find").fill("a0.h1")  # parts first, then the edges that have it at an end
+    assert fresh.locator("#finder tbody tr td:first-child").first.inner_text() == "a0.h1"
+    fresh.locator("#finder select").first.select_option("against")
+    below = sorted((name for name in importance if "a0.h1" in name and importance[name] < 0), key=importance.get)
+    assert fresh.locator("#finder table").last.locator("tbody tr td:first-child").all_inner_texts() == below[:25]
+
+
 def test_pairs_are_chosen_and_their_mean_is_told(fresh, heads):
     name, scores = heads.exact.units.names[3], heads.exact
     fresh.evaluate("(name) => veracausa.store.choose(name)", name)

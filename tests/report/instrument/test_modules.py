@@ -84,6 +84,24 @@ def test_filters_and_orders():
     }  # fmt: skip
 
 
+def test_names_of_edges_are_found_as_they_are_written_or_typed():
+    found = run("""
+      const nodes = { name: ["a0.h0@3", "a1.kv0@4", "a1.h1@4"], layer: [0, 1, 1] };
+      const circuit = {
+        signed: true, joins: [[1, 2]], nodes, at: new Map([["a0.h0->a1.kv0<k>@4", 0], ["a0.h0->a1.h1<q>@4", 1]]),
+        edges: { name: ["a0.h0->a1.kv0<k>@4", "a0.h0->a1.h1<q>@4"], importance: [0.1, -2], start: [0, 0], end: [1, 2] },
+      };
+      const found = [
+        asWritten(" A0.H0 → a1 "), edgesFound(circuit, "a0.h0->a1"), edgesFound(circuit, "->", { sign: "for" }),
+        edgesFound(circuit, "->", { from: 2 }), endsNamed(circuit, ["a0.h0->a1.kv0<k>@4", "a0.h0"]),
+        "a0.h1->m2@3, m2. a1.h1<q> (input->a0.kv0<v>)".split(NAMED).filter((one, i) => i % 2),
+      ];
+    """)
+    assert found == [
+        "a0.h0->a1", [1, 0], [0], [], ["a0.h0", "a1.kv0", "a1.h1"], ["a0.h1->m2@3", "m2", "input->a0.kv0<v>"]
+    ]  # fmt: skip
+
+
 def test_columns_are_filled_and_numbers_written():
     found = run("""
       const columns = [[1, 2], ["a"]];

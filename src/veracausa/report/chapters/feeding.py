@@ -18,7 +18,7 @@ LISTED = 50
 KEPT = 0.8
 
 
-def sentences(found: Scores, curves: Sequence[Curve]) -> tuple[str, ...]:
+def sentences(found: Scores, curves: Sequence[Curve], placed: Scores | None = None) -> tuple[str, ...]:
     """The strongest edge by importance, whose sign the drawing has too; the smallest circuit run that keeps most.
 
     Scores by themselves say effects, of the other sign: not here.
@@ -38,21 +38,32 @@ def sentences(found: Scores, curves: Sequence[Curve]) -> tuple[str, ...]:
             else f"No circuit that was run, by |importance|, keeps {KEPT:.0%}."
         )
         said += [sentence(one) for one in curve.signed[0].cautions]
+    if placed is not None:
+        at_each, which = placed.importance().double(), placed.ranking("abs_mean")[0]
+        said.append(
+            f"Of the edges that were scored at every position, the strongest part is {placed.units[[which]].names[0]}, "
+            f"importance {signed(float(at_each[which]))}."
+        )
     return tuple(said)
 
 
-def figures(found: Scores, name: str, curves: Sequence[Curve]) -> list[Figure]:
+def figures(found: Scores, name: str, curves: Sequence[Curve], placed: Scores | None = None) -> list[Figure]:
     """f over the size of circuits, where they were run."""
     return [curves_figure(curves, f"{name}-curve")] if curves else []
 
 
-def tables(found: Scores, name: str, curves: Sequence[Curve]) -> list[Table]:
-    """The strongest edges; circuits of every size."""
+def tables(found: Scores, name: str, curves: Sequence[Curve], placed: Scores | None = None) -> list[Table]:
+    """The strongest edges; circuits of every size; the strongest edges at positions."""
+    sizes = [curve_table(one, f"{name}-sizes") for one in curves]
+    at_each = [_strongest(placed, f"{name}-at-positions", "edges at positions")] if placed else []
+    return [_strongest(found, f"{name}-edges", "edges"), *sizes, *at_each]
+
+
+def _strongest(found: Scores, name: str, what: str) -> Table:
     frame = found.table()
     frame["importance"] = found.importance().double().numpy()
     columns = [Column("name", "edge"), Column("importance", "importance", "signed", 4)]
     columns += [Column("stderr", "± SE", "plain", 4)] if found.per_example and found.n > 1 else []
     kept = frame.iloc[found.ranking()[:LISTED]][[one.key for one in columns]]
     note = f"Estimated by {found.method}; none is verified by an exact effect. Positive supports the behaviour."
-    strongest = Table(f"{name}-edges", f"The {len(kept)} strongest edges", tuple(columns), rows_of(kept), note)
-    return [strongest, *(curve_table(one, f"{name}-sizes") for one in curves)]
+    return Table(name, f"The {len(kept)} strongest {what}", tuple(columns), rows_of(kept), note)

@@ -75,8 +75,9 @@ def _roles(beside: Sequence[Any]) -> tuple[HeadRoles | None]:
     return (next((one for one in beside if isinstance(one, HeadRoles)), None),)
 
 
-def _curves(beside: Sequence[Any]) -> tuple[list[Curve]]:
-    return ([one for one in beside if isinstance(one, Curve)],)
+def _feeding(beside: Sequence[Any]) -> tuple[list[Curve], Scores | None]:
+    placed = next((one for one in beside if isinstance(one, Scores)), None)
+    return [one for one in beside if isinstance(one, Curve)], placed
 
 
 def _interactions(beside: Sequence[Any]) -> tuple[list[Interactions]]:
@@ -164,7 +165,7 @@ CHAPTERS: dict[type, tuple[str, Draw, str]] = {
     ),
     Scores: (
         "The circuit",
-        Draw(feeding, with_beside=_curves),
+        Draw(feeding, with_beside=_feeding),
         "Every edge, a writer seen by one reader alone, is scored on one half of the pairs; circuits of the strongest "
         "are run on the other half, all other edges corrupted. f: the share of the mean gap that is brought back. A "
         "single pair is for both, so its circuits are not held out.",
@@ -184,6 +185,13 @@ BESIDE: dict[type, type] = {
     Interactions: Modules,
     Curve: Scores,
 }
+
+
+def is_beside(finding: Any) -> bool:
+    """Whether a finding stands in another one's chapter: edges at positions in that of all edges."""
+    return type(finding) in BESIDE or (isinstance(finding, Scores) and finding.units.positional)
+
+
 #: Those whose sentences the other one's chapter does not repeat.
 SILENT = (Interactions,)
 
@@ -230,9 +238,9 @@ class Chapter:
 def chapters(findings: Sequence[Finding], section: str) -> list[Chapter]:
     """Chapters of a section's findings; forecasts of an ablation's outcome stand in its chapter, roles with prompts."""
     made: list[Chapter] = []
-    beside = [finding for finding in findings if type(finding) in BESIDE]
+    beside = [finding for finding in findings if is_beside(finding)]
     for finding in findings:
-        if type(finding) in BESIDE:
+        if is_beside(finding):
             continue
         if isinstance(finding, Failure):
             name = f"{section}-{identifier(finding.title)}"
@@ -261,7 +269,7 @@ def _chapter(finding: Any, name: str, title: str, draw: Draw, lead: str, beside:
 def _sentences(finding: Any, beside: Sequence[Any]) -> tuple[str, ...]:
     """What a chapter has to say, that of the findings beside it included."""
     if isinstance(finding, Scores):
-        return feeding.sentences(finding, *_curves(beside))
+        return feeding.sentences(finding, *_feeding(beside))
     more = [line for one in beside if type(one) not in SILENT
-            and BESIDE[type(one)] is type(finding) for line in one.sentences]  # fmt: skip
+            and BESIDE.get(type(one)) is type(finding) for line in one.sentences]  # fmt: skip
     return (*finding.sentences, *more)

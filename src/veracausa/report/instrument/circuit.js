@@ -192,14 +192,14 @@ export function makeCircuit(place, page, circuit) {
       state.over ? el("p", {}, `Thin grey lines: what attention carries from a key/value head to later positions, which has no score of its own.${view.caution ? ` ${view.caution[0].toUpperCase()}${view.caution.slice(1)}.` : ""}`) : "");
     stage.canvas.setAttribute("aria-label", `${RANKED[state.ranking]}, over ${state.over ? "layers and positions" : "layers and heads"}: ${own.length} ${edges} between ${parts} parts. Arrow keys move from part to part, Enter chooses, Shift and Enter chooses one more. The panel has a part’s edges.`);
   }
-  /* Of how many edges parts at positions are drawn: those of the selected circuit alone were scored there. */
+  /* Of how many edges parts at positions are drawn: not all were scored there; the page has the strongest parts. */
   function placing() {
     const { view, whole, own } = drawn;
     const known = new Set(view.whole);
     const here = new Set(own.map((i) => view.whole[i])).size;
     const lacking = whole.filter((i) => !known.has(i)).length;
     const named = view.named ? ", named by the first pair’s tokens" : "";
-    return `, of ${count(here)} edges: a column is a position${named}${lacking ? `; ${count(lacking)} more were not scored by position, or are 0 there` : ""}`;
+    return `, of ${count(here)} edges: a column is a position${named}${lacking ? `; ${count(lacking)} more ${view.total > view.edges.count ? "have no part here" : "were not scored by position, or are 0 there"}` : ""}${view.total > view.edges.count ? `; the page has the ${count(view.edges.count)} strongest of ${count(view.total)} such parts` : ""}`;
   }
 
   function list() {

@@ -58,13 +58,16 @@ def _of_discovery(found: Discovery, columns: Columns) -> dict[str, Any]:
     return made | {"positions": found.by_position and _by_position(found.by_position, found.pairs, columns)}
 
 
-def study_circuit(scores: Scores, curve: Curve | None, task: Task, place: str, columns: Columns) -> dict[str, Any]:
+def study_circuit(
+    scores: Scores, curve: Curve | None, by_position: Scores | None, task: Task, place: str, columns: Columns
+) -> dict[str, Any]:
     """A study's scores of edges, and circuits of them that were run on other pairs of its task (None: they were not).
 
-    `place`: the element that it is drawn in.
+    `by_position`: the strongest at every position; `place`: the element that it is drawn in.
     """
     measured = [] if curve is None else [_curved(curve, scores)]
-    return circuit_contents(scores, columns, place, measured, task)
+    made = circuit_contents(scores, columns, place, measured, task)
+    return made | {"positions": by_position and _by_position(by_position, task, columns)}
 
 
 def circuit_contents(

@@ -59,11 +59,12 @@ def _section(view: SectionView, columns: Columns) -> dict[str, Any]:
 def _circuits(view: SectionView, columns: Columns) -> list[dict[str, Any]]:
     """The section's scores of edges as a live circuit, with what was run of it."""
     findings = view.section.findings
-    scores = [one for one in findings if isinstance(one, Scores)]
+    every = [one for one in findings if isinstance(one, Scores)]
+    scores, placed = ([one for one in every if one.units.positional is at] for at in (False, True))
     curves = [one for one in findings if isinstance(one, Curve)]
     places = [chapter.live for chapter in view.chapters if chapter.live]
-    run = curves[0] if curves else None
-    return [study_circuit(one, run, view.section.task, at, columns) for one, at in zip(scores, places, strict=True)]
+    task, rest = view.section.task, (next(iter(curves), None), next(iter(placed), None))
+    return [study_circuit(one, *rest, task, at, columns) for one, at in zip(scores, places, strict=True)]
 
 
 def _words(tokens: Sequence[Token]) -> list[str]:

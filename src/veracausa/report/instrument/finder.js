@@ -1,6 +1,8 @@
-/* Search and filters over all units of the section, as a list that can be sorted; what passes is counted. */
-import { filtered, missOf, sorted } from "./choosing.js";
+/* Search and filters over all units of the section, as a list that can be sorted, and over the edges of its circuit; what
+   passes is counted. */
+import { filtered, layerRange, missOf, sorted } from "./choosing.js";
 import { el, menu, refill } from "./dom.js";
+import { asWritten, edgesFound } from "./graph.js";
 import { unitsOfKind } from "./packed.js";
 import { shown } from "./scales.js";
 
@@ -8,15 +10,16 @@ const MOST = 25;
 
 export function makeFinder(place, page) {
   const { store } = page;
-  const search = el("input", { type: "search", id: "find", placeholder: "a9.h6, layer 9 …", autocomplete: "off", spellcheck: "false", oninput: () => store.set({ find: search.value }), onkeydown: (event) => { if (event.key === "Enter") first(); } });
+  const fed = page.sections.some((one) => one.circuits.length);
+  const search = el("input", { type: "search", id: "find", placeholder: fed ? "a9.h6, a3.h2->a9.h6 …" : "a9.h6, layer 9 …", autocomplete: "off", spellcheck: "false", oninput: () => store.set({ find: search.value }), onkeydown: (event) => { if (event.key === "Enter") first(); } });
   const layers = el("input", { type: "text", size: 6, placeholder: "0-29", oninput: () => store.set({ layers: layers.value }) });
   const least = el("input", { type: "number", min: 0, step: "any", oninput: () => store.set({ least: least.value }) });
   const unit = el("span", {});
   const menus = el("div", { class: "menus" });
-  const list = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Parts that were found; arrow keys move, Enter chooses" });
+  const list = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": fed ? "Parts and edges that were found; arrow keys move, Enter chooses" : "Parts that were found; arrow keys move, Enter chooses" });
   const count = el("p", { class: "note", role: "status" });
   const folder = (
-    el("details", { class: "more", id: "find-parts", ontoggle: () => redraw() }, el("summary", {}, "Find, filter and sort parts"),
+    el("details", { class: "more", id: "find-parts", ontoggle: () => redraw() }, el("summary", {}, fed ? "Find, filter and sort parts; find edges" : "Find, filter and sort parts"),
       el("div", { class: "controls" },
         el("label", { class: "menu" }, el("span", {}, "Search (Enter: the first)"), search), menus,
         el("label", { class: "menu" }, el("span", {}, "Layers"), layers),
@@ -26,6 +29,7 @@ export function makeFinder(place, page) {
   place.append(folder);
   let listed = null;
   let passed = [];
+  let edges = [];
 
   /* Nothing is listed while it is folded. */
   function redraw() {
@@ -37,7 +41,8 @@ export function makeFinder(place, page) {
     const section = page.section();
     const kind = section.kinds.find((one) => one.anchor === state.kind || one.kind === state.kind) || section.kinds[0];
     const own = state.find ? section.kinds.flatMap(unitsOfKind) : unitsOfKind(kind);
-    passed = sorted(filtered(own, { ...state, share: kind.share }), state.sort);
+    passed = sorted(filtered(own, { ...state, find: asWritten(state.find), share: kind.share }), state.sort);
+    edges = state.find ? section.circuits.flatMap((circuit) => edgesOfCircuit(circuit, state)) : [];
     const methods = kind.estimates.filter((one) => one.alike);
     for (const [field, name] of [[search, "find"], [layers, "layers"], [least, "least"]]) if (field.value !== (state[name] || "")) field.value = state[name] || "";
     unit.textContent = kind.share ? "At least, % of the gap" : "At least";
@@ -45,10 +50,24 @@ export function makeFinder(place, page) {
       menu("Sign", [["", "any"], ["for", "supports"], ["against", "works against"]], state.sign || "", (sign) => store.set({ sign })),
       menu("Sort by", [["", "size of effect"], ...methods.map(({ label }) => [`off:${label}`, kind.laid ? `size of ${label} − ${kind.first}` : `how far ${label} is off`]), ["name", "place"]], state.sort || "", (sort) => store.set({ sort })),
     );
-    const more = passed.length > MOST ? `; the first ${MOST} are listed` : "";
-    count.textContent = `${passed.length.toLocaleString("en")} of ${own.length.toLocaleString("en")} ${state.find ? "parts" : kind.many}${more}.`;
-    list.replaceChildren(passed.length ? table(passed.slice(0, MOST), kind.estimates) : el("p", { class: "note" }, "None passes these filters."));
+    const more = (all) => (all.length > MOST ? `; the first ${MOST} are listed` : "");
+    const also = edges.length ? ` ${edges.length.toLocaleString("en")} edge${edges.length === 1 ? "" : "s"} of the circuit (whatever their size)${more(edges)}.` : "";
+    count.textContent = `${passed.length.toLocaleString("en")} of ${own.length.toLocaleString("en")} ${state.find ? "parts" : kind.many}${more(passed)}.${also}`;
+    list.replaceChildren(...[passed.length && table(passed.slice(0, MOST), kind.estimates), edges.length && edgeList(edges.slice(0, MOST))].filter(Boolean));
+    if (!list.children.length) list.append(el("p", { class: "note" }, "None passes these filters."));
     return page.mark(list);
+  }
+
+  /* The circuit's edges that are called so; layers and signs filter them, sizes do not: they are on another scale. */
+  function edgesOfCircuit(circuit, { find, layers: range, sign }) {
+    const [from, to] = layerRange(range);
+    return edgesFound(circuit, asWritten(find), { sign, from, to }).map((i) => ({ circuit, i, name: circuit.edges.name[i] }));
+  }
+  function edgeList(found) {
+    const number = (value) => el("td", { class: "number" }, shown(value, false, 4));
+    return el("table", {},
+      el("thead", {}, el("tr", {}, ["edge", "importance", "± SE", "exact"].map((head, i) => el("th", { scope: "col", class: i ? "number" : "text" }, el("span", {}, head))))),
+      el("tbody", {}, found.map(({ circuit, i, name }) => el("tr", {}, el("td", {}, name), number(circuit.edges.importance[i]), number(circuit.edges.stderr[i]), number(circuit.exact.get(i))))));
   }
 
   function table(units, estimates) {
@@ -65,7 +84,10 @@ export function makeFinder(place, page) {
           return estimates[i].alike ? [value, el("td", { class: "number" }, shown(missOf(unit, label), unit.kind.share))] : [value];
         })))));
   }
-  function first() { if (passed.length) page.pick(passed[0].name, false, search); }
+  function first() {
+    const found = passed[0] || edges[0];
+    if (found) page.pick(found.name, false, search);
+  }
   function focus() { folder.open = true; redraw(); search.focus(); }
   return { redraw, focus };
 }

@@ -44,6 +44,30 @@ export function edgesNamed(circuit, name) {
   return circuit.edges.name.flatMap((one, i) => (stemOf(one) === name ? [i] : []));
 }
 
+/* An edge, or a part, in a sentence. */
+const PART = "[amxrfd]\\d+(?:\\.\\w+)?";
+export const NAMED = new RegExp(`((?<![\\w.<>])(?:(?:input|${PART})->(?:logits|${PART}(?:<\\w+>)?)(?:@\\d+)?|${PART}(?:@\\d+)?(?![\\w(<]|\\.\\w)))`);
+
+/* What is typed as names are written: "A3.h2 → a9.h6" is "a3.h2->a9.h6". */
+export const asWritten = (text) => (text || "").trim().toLowerCase().replace(/\s*(?:->|→)\s*/g, "->");
+
+/* The edges of a circuit whose names hold a text, the strongest first; by sign, and with an end in layers from … to. */
+export function edgesFound(circuit, text, { sign = "", from = -Infinity, to = Infinity } = {}) {
+  const { edges, nodes, signed } = circuit;
+  const within = (node) => nodes.layer[node] >= from && nodes.layer[node] <= to;
+  return [...edges.name.keys()]
+    .filter((i) => edges.name[i].toLowerCase().includes(text) && (within(edges.start[i]) || within(edges.end[i])))
+    .filter((i) => !sign || (signed && Math.sign(edges.importance[i]) === (sign === "for" ? 1 : -1)))
+    .sort((a, b) => Math.abs(edges.importance[b] || 0) - Math.abs(edges.importance[a] || 0));
+}
+
+/* Parts at the ends of those of `names` that are edges, without positions; of what heads share, its heads, too. */
+export function endsNamed(circuit, names) {
+  const { edges, nodes, at, joins } = circuit;
+  const ends = names.filter((name) => at.has(name)).flatMap((name) => [edges.start[at.get(name)], edges.end[at.get(name)]]);
+  return [...ends, ...joins.filter(([shared]) => ends.includes(shared)).map(([, head]) => head)].map((node) => stemOf(nodes.name[node]));
+}
+
 /* The edges of a circuit's `size` strongest by a ranking that pass the filters: sign ("for", "against"), reads ("q", …). */
 export function edgesOf(circuit, { ranking, size, sign, reads }) {
   const order = circuit.orders[ranking];

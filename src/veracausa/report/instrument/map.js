@@ -1,6 +1,7 @@
 /* The map: one row per layer, early ones at the bottom; a cell per unit, coloured by its effect or by an estimate. */
 import { missOf } from "./choosing.js";
 import { el, menu, refill } from "./dom.js";
+import { endsNamed } from "./graph.js";
 import { unitsOfKind } from "./packed.js";
 import { colourOf, differenceColour, limitOf, shown } from "./scales.js";
 
@@ -116,12 +117,14 @@ export function makeMap(place, page) {
   function outline() {
     const { cells, width, height, ink, look } = drawn;
     const chosen = new Set(store.get().units);
-    ink.lineWidth = 2;
+    const ends = new Set(page.section().circuits.flatMap((one) => [one, one.positions].filter(Boolean)).flatMap((one) => endsNamed(one, [...chosen])));
     for (const cell of cells) {
-      if (!chosen.has(cell.unit.name)) continue;
+      if (!chosen.has(cell.unit.name) && !ends.has(cell.unit.name)) continue;
+      ink.lineWidth = chosen.has(cell.unit.name) ? 2 : 1; // thin: an end of a chosen edge
       ink.strokeStyle = look.style.exact.color;
       ink.strokeRect(cell.x, cell.y, width, height);
     }
+    ink.lineWidth = 2;
     if (cursor && document.activeElement === canvas) {
       const cell = cells.find((one) => one.unit.name === cursor);
       if (cell) {

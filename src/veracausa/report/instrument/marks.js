@@ -2,6 +2,7 @@
    A table's row is about a unit if a cell of it is the unit's name. A chart's mark is if its datum has the name as `name`,
    `unit`, `head`, `edge` or `node`, or as the `value` of an axis label. Marks are rings and outlines in a drawing above the chart. */
 import { el } from "./dom.js";
+import { NAMED } from "./graph.js";
 
 const NAMES = ["name", "unit", "head", "edge", "node", "value"];
 
@@ -50,7 +51,7 @@ export function makeMarks(page) {
   }
   function wrap(text) {
     for (const node of [...text.childNodes].filter((one) => one.nodeType === Node.TEXT_NODE)) {
-      const parts = node.data.split(/((?<![\w.<])[amxrfd]\d+(?:\.\w+)?(?![\w(<]))/);
+      const parts = node.data.split(NAMED);
       if (parts.some((part, i) => i % 2 && known(part))) node.replaceWith(...parts.map((part, i) => (i % 2 && known(part) ? el("span", { class: "said", "data-unit": part }, part) : part)));
     }
   }

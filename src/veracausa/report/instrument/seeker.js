@@ -1,6 +1,6 @@
 /* Search over the parts and edges of circuits, where nothing has an effect of its own: a list whose rows choose them. */
 import { el, menu, refill } from "./dom.js";
-import { KEPT_BY, endsOf, saidOf } from "./graph.js";
+import { KEPT_BY, asWritten, endsOf, saidOf } from "./graph.js";
 import { shown } from "./scales.js";
 
 const FOUND = 25;
@@ -48,7 +48,7 @@ export function makeSeeker(place, page, circuits) {
     const asked = JSON.stringify([find, sort]);
     if (asked === listed) return page.mark(list);
     listed = asked;
-    const text = find.trim().toLowerCase();
+    const text = asWritten(find);
     const kind = SHOWN.includes(sort) ? sort : "";
     found = all.filter((one) => (kind ? one.what === kind : text || one.what === "parts") && (!text || one.name.toLowerCase().includes(text) || one.said.toLowerCase().includes(text)));
     refill(menus, menu("Show", [["", "parts, then edges"], ["parts", "parts"], ["edges", "edges"]], kind, (what) => store.set({ sort: what })));
