@@ -22,6 +22,7 @@ DOORS: dict[str, str] = {
     "Scoreboard.page": "veracausa.report.pages.judging:write_page",
     "Attack.page": "veracausa.report.pages.judging:write_page",
     "Specificity.page": "veracausa.report.pages.judging:write_page",
+    "Interactions.page": "veracausa.report.pages.interplay:write_page",
     "Comparison.page": "veracausa.report.pages.comparison:write_page",
     "Paged.frame": "veracausa.report.pages.notebook:framed_page",
     "Scores.save": "veracausa.scores.packed:save_scores",

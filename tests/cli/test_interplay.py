@@ -21,6 +21,7 @@ def test_interactions_are_those_of_the_library(places):
     found = vc.open(folder / "out" / "interactions.safetensors")
     assert found.readers == ("m2.n1", "m2.n3") and len(body["table"]) == len(found.table())
     assert (folder / "out" / "interactions.csv").read_text().startswith("source,reader,strength,mean,verified")
+    assert "Who drives whom" in (folder / "out" / "report.html").read_text(encoding="utf-8")
     shown = called(model, *words, "--verify").stdout
     assert "No pair is unchecked." in shown and "strongest" in shown
     assert isinstance(vc.open(folder / "out" / "interactions.safetensors"), vc.interplay.CheckedInteractions)

@@ -13,10 +13,13 @@ from veracausa.cli.laying import LayingOptions
 from veracausa.cli.options import Sample, Top, Verify
 from veracausa.cli.output import body_of, finish, with_csv
 from veracausa.cli.setup import Setup
+from veracausa.extras import require_extra
 from veracausa.result import ROWS
 from veracausa.terminal import echo
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from veracausa.interplay.checked import CheckedInteractions
     from veracausa.interplay.results import Interactions
 
@@ -47,10 +50,15 @@ def interactions(
     top: Top = 20,
     sample: Sample = 100,
 ) -> None:
-    """How strongly every part of a layer drives every part of a later one; with --verify, against exact ones."""
+    """How strongly every part of a layer drives every part of a later one; with --verify, against exact ones.
+
+    The folder --out has a page (report.html), the result, and its table as CSV.
+    """
     from veracausa.interplay.checking import check
     from veracausa.interplay.interacting import interactions as interact
 
+    if setup.out is not None:
+        require_extra("charts")
     lm, task = setup.ready()
     lm = laying.on(lm)
     sides: dict[str, Any] = {"sources": _named(sources), "readers": _named(readers)}
@@ -65,9 +73,15 @@ def interactions(
 
     finish(
         setup.json, show, lambda: body_of(found),
-        lambda out: with_csv(found.save(out / "interactions.safetensors"), found.table()), setup.out,
-        " and interactions.csv",
+        lambda out: _with_page(found, out), setup.out, ", interactions.csv and report.html",
     )  # fmt: skip
+
+
+def _with_page(found: Interactions | CheckedInteractions, out: Path) -> Path:
+    """Write the numbers, as a table too, and their page beside them."""
+    saved = with_csv(found.save(out / "interactions.safetensors"), found.table())
+    found.page(out / "report.html")
+    return saved
 
 
 def _named(asked: str) -> str | list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from veracausa.cost import Cost
+from veracausa.doors import through
 from veracausa.interplay.results import Interactions, packed, unpacked
 from veracausa.result import ROWS, Shown
 from veracausa.statistics.bounds import unseen
@@ -185,6 +186,17 @@ class CheckedInteractions(Shown):
 
     def __repr__(self) -> str:
         return f"{self.describe()}\n{self.head().to_string(index=False, float_format=lambda x: f'{x:+.4f}')}"
+
+    def page(self, path: str | Path) -> Path:
+        """Write these numbers as one offline page: a grid, the strongest pairs, the estimate beside the truth.
+
+        Raises:
+            FileError: it cannot be written, or not made.
+
+        >>> checked.page("interactions.html")
+        """
+        written: Path = through("Interactions.page", self, path)
+        return written
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.doors import through
 from veracausa.result import ROWS, Shown
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, many, reading, record, require_tensors, text
@@ -26,6 +27,8 @@ _HEADER = record(
     sources=many(text, least=1), readers=many(text, least=1), notes=many(text), settings=record(method=text, way=text),
     model=MODEL, task=TASK, cost=cost_of,
 )  # fmt: skip
+#: How J is found, in words.
+HOW = {"ig": "integrated gradients", "gradient": "one gradient", "exact": "exact removal"}
 #: Pairs that sentences name.
 _NAMED = 3
 
@@ -185,7 +188,7 @@ class Interactions(Shown):
 
     @property
     def _how(self) -> str:
-        return {"ig": "integrated gradients", "gradient": "one gradient", "exact": "exact removal"}[self.method]
+        return HOW[self.method]
 
     @property
     def _positions(self) -> str:
@@ -214,6 +217,17 @@ class Interactions(Shown):
 
     def __repr__(self) -> str:
         return f"{self.describe()}\n{self.head().to_string(index=False, float_format=lambda x: f'{x:+.4f}')}"
+
+    def page(self, path: str | Path) -> Path:
+        """Write these numbers as one offline page: a grid, the strongest pairs, single prompts beside the average.
+
+        Raises:
+            FileError: it cannot be written, or not made.
+
+        >>> found.page("interactions.html")
+        """
+        written: Path = through("Interactions.page", self, path)
+        return written
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""

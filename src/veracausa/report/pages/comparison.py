@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 from markupsafe import Markup
 
 from veracausa.circuits.comparison import CircuitComparison
-from veracausa.errors import FileError
 from veracausa.report.charts.comparison import compared_figures
 from veracausa.report.charts.data import identifier
 from veracausa.report.charts.figures import Figure
@@ -26,7 +24,6 @@ from veracausa.report.pages.library import asset, flush
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import SHOWN, Column, Table
 from veracausa.scores.comparison import Compared, Comparison
-from veracausa.storage.environment import command, versions
 from veracausa.storage.files import at, write_text
 
 _METHODS = (
@@ -105,26 +102,23 @@ def framed_beside(
         FileError: it cannot be made.
     """
     made = spared_tables("made", "How both were made", lambda: [_made(found.mismatches)]) if found.mismatches else []
-    try:
-        return framed(
-            template,
-            figures,
-            [*made, *tables],
-            shown=_shown_of(title, found.model),
-            summary=found.sentences,
-            notes=(),
-            kicker=title.lower(),
-            warnings=found.warnings,
-            made=made,
-            mark=partial(marked, units=units, done=set()),
-            cost=0,
-            looks=Markup(flush(asset("instrument.css"))),
-            instrument=Markup(flush(bundle())),
-            beside=lambda columns: {"instrument": instrument(columns)},
-            **parts,
-        )
-    except (TypeError, ValueError) as error:
-        raise FileError(f"The page could not be made: {error}") from error
+    return framed(
+        template,
+        figures,
+        [*made, *tables],
+        shown=About.now(title, found.model),
+        summary=found.sentences,
+        notes=(),
+        kicker=title.lower(),
+        warnings=found.warnings,
+        made=made,
+        mark=partial(marked, units=units, done=set()),
+        cost=0,
+        looks=Markup(flush(asset("instrument.css"))),
+        instrument=Markup(flush(bundle())),
+        beside=lambda columns: {"instrument": instrument(columns)},
+        **parts,
+    )
 
 
 def _drawn(name: str, one: Compared) -> dict[str, Any]:
@@ -152,14 +146,6 @@ def _told(found: Comparison, name: str) -> tuple[str, str, str]:
     """Method, model and task of A or of B."""
     scores = getattr(found.compared[0], {"A": "one", "B": "other"}[name])
     return scores.method, scores.model["source"], scores.task["description"]
-
-
-def _shown_of(title: str, model: dict[str, str]) -> About:
-    """What a page of two results says of itself."""
-    dtype = model.get("dtype")
-    machine = f"computed in {dtype}" if dtype else "not said"
-    today = datetime.date.today().isoformat()
-    return About(title, model, command(), today, machine, 0.0, versions())
 
 
 def _made(mismatches: Sequence[tuple[str, str, str]]) -> Table:

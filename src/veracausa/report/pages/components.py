@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from veracausa.effects.removals import RemovalCurve
-from veracausa.errors import FileError
 from veracausa.report.charts.data import Datasets
 from veracausa.report.charts.figures import Figure, Part
 from veracausa.report.charts.removals import removal_figure
@@ -23,7 +21,6 @@ from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import SHOWN, Column, Table
 from veracausa.scores.agreement import agreement
 from veracausa.scores.scores import Scores
-from veracausa.storage.environment import command, versions
 from veracausa.storage.files import at, write_text
 from veracausa.words import whole
 
@@ -107,24 +104,22 @@ def page(found: Sequence[MapFound]) -> str:
     maps = [_of_map(one, number) for number, one in enumerate(found)]
     figures = [figure for one in maps for figure in one["drawn"]]
     tables = [table for one in maps for table in one["listed"]]
+    model = found[0].exact.model
     costs = [cost for one in found for cost in (one.exact.cost, one.estimate.cost, one.curve.sets.cost)]
     costs += [one.curve.pairs.cost for one in found if one.curve.pairs is not None]
-    try:
-        return framed(
-            "components.html",
-            figures,
-            tables,
-            shown=_shown(found[0].exact.model, sum(cost.seconds for cost in costs)),
-            summary=[f"{one.name}: {sentence}" for one in found for sentence in one.sentences[:3]],
-            notes=[],
-            maps=maps,
-            description=found[0].exact.task["description"],
-            methods=_METHODS,
-            reading=_READING,
-            cost=sum(cost.token_layers for cost in costs),
-        )
-    except (TypeError, ValueError) as error:
-        raise FileError(f"The page could not be made: {error}") from error
+    return framed(
+        "components.html",
+        figures,
+        tables,
+        shown=About.now(f"Components of weights of {model['name']}", model, sum(cost.seconds for cost in costs)),
+        summary=[f"{one.name}: {sentence}" for one in found for sentence in one.sentences[:3]],
+        notes=[],
+        maps=maps,
+        description=found[0].exact.task["description"],
+        methods=_METHODS,
+        reading=_READING,
+        cost=sum(cost.token_layers for cost in costs),
+    )
 
 
 def _of_map(one: MapFound, number: int) -> dict[str, Any]:
@@ -177,9 +172,3 @@ def _sizes(one: MapFound, name: str) -> Table:
     for figure, heading in heads.items():
         columns += [Column(figure, heading, "signed", 3), Column(f"{figure}_stderr", "s. e.", "plain", 3)]
     return Table(name, "Sets of the strongest", tuple(columns), tuple(rows_of(one.curve.table())))
-
-
-def _shown(model: dict[str, str], seconds: float) -> About:
-    precision = f"computed in {model['dtype']}" if "dtype" in model else "not said"
-    title = f"Components of weights of {model['name']}"
-    return About(title, model, command(), datetime.date.today().isoformat(), precision, float(seconds), versions())

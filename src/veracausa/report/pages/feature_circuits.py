@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from veracausa.circuits.featured import FeatureCircuit
 from veracausa.circuits.quality.part_curve import PartCurve
-from veracausa.errors import FileError, MethodError
+from veracausa.errors import MethodError
 from veracausa.report.chapters.features import plainly
 from veracausa.report.charts.feature_circuits import feature_circuit_part
 from veracausa.report.charts.figures import Figure
 from veracausa.report.charts.part_curves import part_curve_part
 from veracausa.report.pages.discovery_tables import rows_of
-from veracausa.report.pages.frame import About, framed
+from veracausa.report.pages.single import Single, single
 from veracausa.report.readable import readable
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import SHOWN, Column, Table
-from veracausa.storage.environment import command, versions
 from veracausa.storage.files import at, write_text
 from veracausa.words import whole
 
@@ -73,37 +71,23 @@ def page(found: FeatureCircuit, curves: Sequence[PartCurve] = ()) -> str:
         *spared_tables("edges", "Edges", lambda: [_edges(found)]),
         *(spared_tables("shares", "Faithfulness and completeness", lambda: [_shares(curves)]) if curves else []),
     ]
-    costs = [found.cost, *(curve.cost for curve in curves)]
     unchecked = "Nothing here was run exactly: nodes and edges are estimates."
-    try:
-        return framed(
-            "single.html",
-            figures,
-            tables,
-            shown=_shown(found, sum(cost.seconds for cost in costs)),
-            summary=[*found.sentences[:-1], *(f"{_TITLES[one.errors]}: {one.sentences[0]}" for one in curves)],
-            notes=[] if curves else [unchecked],
-            drawn=figures,
-            listed=tables,
-            facts=_facts(found),
-            description=found.task["description"],
-            kicker="circuit of features",
-            heading="The circuit",
-            counted=", nodes, edges and exact runs",
-            files="All numbers are in this page. circuit.save(…) and curve.save(…) keep them whole (vc.open).",
-            methods=_METHODS,
-            reading=_READING,
-            cost=sum(cost.token_layers for cost in costs),
-        )
-    except (TypeError, ValueError) as error:
-        raise FileError(f"The page could not be made: {error}") from error
-
-
-def _shown(found: FeatureCircuit, seconds: float) -> About:
-    model = found.model
-    precision = f"computed in {model['dtype']}" if "dtype" in model else "not said"
-    title = f"A circuit of features in {model['name']}"
-    return About(title, model, command(), datetime.date.today().isoformat(), precision, float(seconds), versions())
+    told = Single(
+        "circuit of features",
+        f"A circuit of features in {found.model['name']}",
+        "The circuit",
+        found.task["description"],
+        _facts(found),
+        [*found.sentences[:-1], *(f"{_TITLES[one.errors]}: {one.sentences[0]}" for one in curves)],
+        figures,
+        tables,
+        _METHODS,
+        _READING,
+        () if curves else (unchecked,),
+        ", nodes, edges and exact runs",
+        "All numbers are in this page. circuit.save(…) and curve.save(…) keep them whole (vc.open).",
+    )
+    return single(told, found.model, sum((curve.cost for curve in curves), start=found.cost))
 
 
 def _facts(found: FeatureCircuit) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -10,12 +11,14 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from veracausa.errors import FileError
 from veracausa.report.charts.figures import Figure
 from veracausa.report.charts.theme import DARK, FONT, LIGHT
 from veracausa.report.packing import Columns, shared
 from veracausa.report.pages.library import asset, flush, library
 from veracausa.report.readable import readable
 from veracausa.report.tables import Table
+from veracausa.storage.environment import command, versions
 from veracausa.words import plain, signed, whole
 
 
@@ -30,6 +33,12 @@ class About:
     machine: str
     seconds: float
     versions: dict[str, str]
+
+    @classmethod
+    def now(cls, title: str, model: dict[str, str], seconds: float = 0.0) -> About:
+        """Of a page that is made now, by this command, of a result that does not say when it was."""
+        machine = f"computed in {model['dtype']}" if model.get("dtype") else "not said"
+        return cls(title, model, command(), datetime.date.today().isoformat(), machine, float(seconds), versions())
 
 
 #: What a downloaded file says of where its numbers come from.
@@ -49,7 +58,24 @@ def framed(
 
     `tables`: what can be downloaded beside the `figures`; `shown`: what the page is about, which has all that `About`
     names. `beside`: more data for scripts of the page's own, whose columns are kept among the others.
+
+    Raises:
+        FileError: a number or a text is of a kind that no page can hold.
     """
+    try:
+        return _rendered(template, figures, tables, shown, beside, parts)
+    except (TypeError, ValueError) as error:
+        raise FileError(f"A page cannot hold what it was given: {error}") from error
+
+
+def _rendered(
+    template: str,
+    figures: Sequence[Figure],
+    tables: Sequence[Table],
+    shown: Any,
+    beside: Callable[[Columns], dict[str, Any]],
+    parts: dict[str, Any],
+) -> str:
     environment = Environment(
         loader=FunctionLoader(lambda name: flush(asset(name))),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from veracausa.cost import Cost
-from veracausa.errors import FileError, MethodError
+from veracausa.errors import MethodError
 from veracausa.graphs.checked import GraphCheck
 from veracausa.graphs.graph import KINDS, AttributionGraph
 from veracausa.graphs.influence import FEATURE, LOGIT, TOKEN
@@ -21,7 +20,6 @@ from veracausa.report.pages.frame import About, framed
 from veracausa.report.readable import readable
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import SHOWN, Column, Table
-from veracausa.storage.environment import command, versions
 from veracausa.storage.files import at, write_text
 from veracausa.words import counted, plain, whole
 
@@ -91,31 +89,26 @@ def page(graphs: Sequence[AttributionGraph], check: GraphCheck | None = None) ->
     figures = [] if check is None else _check_figures(check)
     tables = [] if check is None else _check_tables(check)
     costs = [*(graph.cost for graph in graphs), *([] if check is None else [check.cost])]
-    try:
-        return framed(
-            "graphs.html",
-            [*(figure for block in blocks for figure in block.figures), *figures],
-            [*(table for block in blocks for table in block.tables), *tables],
-            shown=_shown(graphs[0].model, costs, check is not None),
-            summary=_summary(graphs, check),
-            notes=[] if check is not None else ["Nothing here was held against the live model: see “Methods”."],
-            blocks=blocks,
-            check=check,
-            compared=figures,
-            agreement=tables,
-            methods=_METHODS,
-            reading=_READING,
-            cost=sum(cost.token_layers for cost in costs),
-        )
-    except (TypeError, ValueError) as error:
-        raise FileError(f"The page could not be made: {error}") from error
+    return framed(
+        "graphs.html",
+        [*(figure for block in blocks for figure in block.figures), *figures],
+        [*(table for block in blocks for table in block.tables), *tables],
+        shown=_shown(graphs[0].model, costs, check is not None),
+        summary=_summary(graphs, check),
+        notes=[] if check is not None else ["Nothing here was held against the live model: see “Methods”."],
+        blocks=blocks,
+        check=check,
+        compared=figures,
+        agreement=tables,
+        methods=_METHODS,
+        reading=_READING,
+        cost=sum(cost.token_layers for cost in costs),
+    )
 
 
 def _shown(model: dict[str, str], costs: Sequence[Cost], checked: bool) -> About:
     title = f"What adds to what{', and how far it holds,' if checked else ''} in {model['name']}"
-    precision = f"computed in {model['dtype']}" if "dtype" in model else "not said"
-    seconds = float(sum(cost.seconds for cost in costs))
-    return About(title, model, command(), datetime.date.today().isoformat(), precision, seconds, versions())
+    return About.now(title, model, sum(cost.seconds for cost in costs))
 
 
 def _require(graphs: Sequence[AttributionGraph], check: GraphCheck | None) -> None:

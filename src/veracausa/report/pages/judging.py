@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,14 @@ from veracausa.circuits.attacks.budgets import BUDGETS
 from veracausa.circuits.quality.specificity import Specificity
 from veracausa.circuits.scoreboards.board import Cell, Scoreboard
 from veracausa.circuits.scoreboards.columns import COLUMNS, NEITHER, SMALLER
-from veracausa.errors import FileError
 from veracausa.report.charts.attacks import attack_figure
 from veracausa.report.charts.figures import Figure
 from veracausa.report.charts.scoreboards import price_part, scoreboard_part
 from veracausa.report.charts.specificities import specificity_figure
 from veracausa.report.pages.discovery_tables import rows_of
-from veracausa.report.pages.frame import About, framed
+from veracausa.report.pages.single import Single, single
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import Column, Table
-from veracausa.storage.environment import command, versions
 from veracausa.storage.files import at, write_text
 from veracausa.words import counted, plain, whole
 
@@ -33,8 +30,6 @@ from veracausa.words import counted, plain, whole
 Judged = Scoreboard | Attack | Specificity
 #: So many circuits have all their sentences at the head of the page.
 _FEW = 2
-#: A name and what is said of it.
-Named = tuple[tuple[str, str], ...]
 
 _FAITHFULNESS = (
     "f",
@@ -45,23 +40,6 @@ _NAMES = (
     "± ",
     "One standard error over the pairs. Nothing here speaks of other pairs of another kind, or other models.",
 )
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What is particular to one kind of page."""
-
-    kicker: str
-    title: str
-    heading: str
-    description: str
-    facts: Sequence[tuple[str, str]]
-    summary: Sequence[str]
-    figures: Sequence[Figure]
-    tables: Sequence[Table]
-    methods: Named
-    reading: Named
-    missing: Sequence[str] = ()
 
 
 def write_page(found: Judged, path: str | Path) -> Path:
@@ -76,39 +54,17 @@ def write_page(found: Judged, path: str | Path) -> Path:
 def page(found: Judged) -> str:
     """The page as text: everything it needs is in it, nothing is fetched."""
     told = _told(found)
-    today, dtype = datetime.date.today().isoformat(), found.model.get("dtype")
-    machine, seconds = f"computed in {dtype}" if dtype else "not said", float(found.cost.seconds)
-    try:
-        return framed(
-            "single.html",
-            told.figures,
-            told.tables,
-            shown=About(told.title, found.model, command(), today, machine, seconds, versions()),
-            summary=told.summary,
-            notes=[*found.notes, *(f"{one}." for one in told.missing)],
-            drawn=told.figures,
-            listed=told.tables,
-            facts=told.facts,
-            description=told.description,
-            methods=told.methods,
-            reading=told.reading,
-            cost=found.cost.token_layers,
-            kicker=told.kicker,
-            heading=told.heading,
-            counted=", exact runs of circuits",
-            files="All numbers are in this page. found.save(…) keeps them whole (vc.open reads them).",
-        )
-    except (TypeError, ValueError) as error:
-        raise FileError(f"The page could not be made: {error}") from error
+    notes = [*found.notes, *(f"{one}." for one in told.notes)]
+    return single(replace(told, notes=notes, counted=", exact runs of circuits"), found.model, found.cost)
 
 
 @singledispatch
-def _told(found: Any) -> _Told:
+def _told(found: Any) -> Single:
     raise TypeError(f"there is no such page of a {type(found).__name__}")
 
 
 @_told.register
-def _board(found: Scoreboard) -> _Told:
+def _board(found: Scoreboard) -> Single:
     settings = found.settings
     facts = [
         ("Rankings", whole(len(found.rankings))), ("Pairs", whole(int(found.task["n"]))),
@@ -121,7 +77,7 @@ def _board(found: Scoreboard) -> _Told:
         width=620,
     )  # fmt: skip
     priced = spared_figures("price", "What it costs", lambda: _priced(found))
-    return _Told(
+    return Single(
         "scoreboard",
         f"Rankings of the edges of {found.model['name']}, side by side",
         "The board",
@@ -165,7 +121,7 @@ def _figures(found: Scoreboard) -> Table:
 
 
 @_told.register
-def _attack(found: Attack) -> _Told:
+def _attack(found: Attack) -> Single:
     held = found.held.shape[1]
     facts = [
         ("Circuits", whole(len(found.circuits))), ("Attacked pairs", whole(len(found.measured.gap))),
@@ -174,7 +130,7 @@ def _attack(found: Attack) -> _Told:
         ("Goals", ", ".join(map(str, found.settings.get("goals", ())))),
     ]  # fmt: skip
     many = f"{counted(len(found.circuits), 'circuit')} of {found.model['name']}"
-    return _Told(
+    return Single(
         "attack",
         f"What an adversary makes of {many}",
         "The attack",
@@ -261,7 +217,7 @@ def _attempts(found: Attack) -> Table:
 
 
 @_told.register
-def _specificity(found: Specificity) -> _Told:
+def _specificity(found: Specificity) -> Single:
     draws = found.metrics[0].shape[1] - 1
     pairs = [len(one.gap) for one in found.ends]
     facts = [
@@ -269,7 +225,7 @@ def _specificity(found: Specificity) -> _Told:
         ("Pairs a task", whole(pairs[0]) if len(set(pairs)) == 1 else f"{min(pairs)} to {max(pairs)}"),
         ("Random ones each", whole(draws)), ("Ablation", found.ablation), ("Counted", found.of),
     ]  # fmt: skip
-    return _Told(
+    return Single(
         "specificity",
         f"Whose circuit is it? {counted(len(found.circuits), 'circuit')} on {counted(len(found.tasks), 'task')}",
         "Circuits ablated on tasks",

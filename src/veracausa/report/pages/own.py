@@ -6,20 +6,17 @@ else has a default (`_SECTION`, `_KIND`). docs/page.md says what each entry mean
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from veracausa.errors import FileError
 from veracausa.report.charts.data import identifier
 from veracausa.report.instrument.bundle import bundle
 from veracausa.report.pages.frame import About, framed
 from veracausa.report.pages.library import asset, flush
 from veracausa.report.tables import SHOWN, Column, Table
-from veracausa.storage.environment import command, versions
 from veracausa.storage.files import at, read_json, write_text
 from veracausa.storage.schema import flag, many, maybe, number, one_of, reading, text, whole
 
@@ -89,16 +86,12 @@ def _within(layers: Sequence[int]) -> list[int]:
 
 def _page(sections: list[dict[str, Any]], title: str, about: str) -> str:
     tables = [_table(section, kind) for section in sections for kind in section["kinds"]]
-    shown = About(title, {}, command(), datetime.date.today().isoformat(), "not said", 0.0, versions())
-    try:
-        return framed(
-            "own.html", [], tables, shown=shown, summary=[about] if about else [], notes=(), tables_of=tables,
-            methods=(), reading=_READING, cost=0, looks=Markup(flush(asset("instrument.css"))),
-            instrument=Markup(flush(bundle())),
-            beside=lambda columns: {"instrument": {"sections": sections, "calls": []}},
-        )  # fmt: skip
-    except (TypeError, ValueError) as error:
-        raise FileError(f"The page could not be made: {error}") from error
+    return framed(
+        "own.html", [], tables, shown=About.now(title, {}), summary=[about] if about else [], notes=(),
+        tables_of=tables, methods=(), reading=_READING, cost=0, looks=Markup(flush(asset("instrument.css"))),
+        instrument=Markup(flush(bundle())),
+        beside=lambda columns: {"instrument": {"sections": sections, "calls": []}},
+    )  # fmt: skip
 
 
 _READING = (

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 from typing import Any
 
-from veracausa.errors import FileError
 from veracausa.pruning.exported import Exported
 from veracausa.pruning.names import RANKINGS, kinds_in_words
 from veracausa.pruning.pruned import Pruned
 from veracausa.report.charts.pruning import cut_figure, pruned_figure
 from veracausa.report.pages.discovery_tables import rows_of
-from veracausa.report.pages.frame import About, framed
+from veracausa.report.pages.single import Single, single
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import SHOWN, Column, Table
-from veracausa.storage.environment import command, versions
 from veracausa.storage.files import at, write_text
 from veracausa.words import plain, whole
 
@@ -66,41 +63,27 @@ def page(found: Pruned, exported: Exported | None = None) -> str:
         *spared_tables("parts", "Parts that are cut", lambda: [_parts(found)]),
     ]
     saved = [] if exported is None else _saved(exported)
-    try:
-        return framed(
-            "single.html",
-            figures,
-            tables,
-            shown=_shown(found),
-            summary=[*found.sentences[: len(found.sentences) - len(found.notes)], *saved],
-            notes=list(found.notes),
-            drawn=figures,
-            listed=tables,
-            facts=_facts(found, exported),
-            description=" ".join(one["description"] for one in found.tasks),
-            methods=_METHODS,
-            reading=_READING,
-            cost=found.cost.token_layers,
-            kicker="pruning",
-            heading="The cut",
-            counted=", rankings and exact runs of every cut",
-            files="All numbers are in this page. found.save(…) keeps them whole (vc.open reads them).",
-        )
-    except (TypeError, ValueError) as error:
-        raise FileError(f"The page could not be made: {error}") from error
+    told = Single(
+        "pruning",
+        f"{found.model['name']} without some of its {kinds_in_words(found.parts.kinds)}",
+        "The cut",
+        " ".join(one["description"] for one in found.tasks),
+        _facts(found, exported),
+        [*found.sentences[: len(found.sentences) - len(found.notes)], *saved],
+        figures,
+        tables,
+        _METHODS,
+        _READING,
+        found.notes,
+        ", rankings and exact runs of every cut",
+    )
+    return single(told, found.model, found.cost)
 
 
 def _saved(exported: Exported) -> list[str]:
     """What the checkpoint saves: its parameters, and time, if any."""
     parameters, seconds = exported.describe().splitlines()[1:3]
     return [f"Checkpoint: {parameters}.", f"Time: {seconds}."]
-
-
-def _shown(found: Pruned) -> About:
-    model, kinds = found.model, kinds_in_words(found.parts.kinds)
-    precision = f"computed in {model['dtype']}" if "dtype" in model else "not said"
-    title, today = f"{model['name']} without some of its {kinds}", datetime.date.today().isoformat()
-    return About(title, model, command(), today, precision, float(found.cost.seconds), versions())
 
 
 def _facts(found: Pruned, exported: Exported | None) -> list[tuple[str, str]]:
