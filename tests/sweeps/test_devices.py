@@ -1,11 +1,14 @@
 """Which device each worker is told to take, as if this machine had GPUs; and what is said where it has none."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from command_line import model_folder, pairs_file
 from tiny_sweeps import plan, quiet
 
-from veracausa.errors import DeviceError
+from veracausa.errors import DeviceError, MethodError
+from veracausa.sweeps import sweep as sweeping
 from veracausa.sweeps.devices import devices, seen_by, take_own
 from veracausa.sweeps.plan import plan_of
 
@@ -42,6 +45,26 @@ def test_a_rank_of_torchrun_takes_its_own(three):
         take_own(cells(), {"LOCAL_RANK": rank})
     take_own(cells(), {})  # nobody's rank
     assert three == [2, 1]
+
+
+def test_workers_that_share_a_gpu_plan_with_what_is_left_beside_their_weights(three, monkeypatch):
+    """Of four on three GPUs two have one together: 100 bytes that are free are 50 for each, 30 of which are weights."""
+    monkeypatch.setattr(sweeping, "free_now", lambda device: {"cuda": 100, "cpu": 10}[device.type])
+    folder = SimpleNamespace(cells=cells(), facts=({"weights": 30},))
+    assert [sweeping._share(folder, workers) for workers in (3, 4, 7)] == [None, 20, 3]
+    with pytest.raises(MethodError, match="workers=10: 4 of them would share a GPU"):
+        sweeping._share(folder, 10)
+    assert sweeping._share(SimpleNamespace(cells=cells(device="cpu"), facts=({},)), 5) == 2
+
+
+def test_workers_are_as_many_as_there_is_memory_for_with_weights_and_recordings(monkeypatch):
+    """An item of 7 bytes beside 2 of weights: a worker's recordings may take an eighth of what is beside them."""
+    monkeypatch.setattr(sweeping.os, "cpu_count", lambda: 64)
+    items = [SimpleNamespace(memory=7, cell=0)] * 9
+    folder = SimpleNamespace(cells=cells(device="cpu"), facts=({"weights": 2},), items=items, open_items=lambda: items)
+    for free, workers in ((0, 1), (39, 3), (40, 4), (400, 9)):
+        monkeypatch.setattr(sweeping, "free_now", lambda device, free=free: free)
+        assert sweeping._workers(folder, None) == workers
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="where there is no GPU")

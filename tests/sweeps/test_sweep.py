@@ -21,8 +21,9 @@ import veracausa as vc
 from veracausa.behaviour.study import ablation_study
 from veracausa.cost import Cost
 from veracausa.errors import FileError, MethodError, NumericsError
+from veracausa.planning.rates import Rate
 from veracausa.sweeps import items, plan_of, working
-from veracausa.sweeps.asking import Part
+from veracausa.sweeps.asking import Asked, Part
 from veracausa.sweeps.claims import STALE, claimed, give_up_stale
 from veracausa.sweeps.sweep import laid_out
 
@@ -102,6 +103,19 @@ def test_what_is_cut_and_what_is_not(there, tmp_path):
         assert len({item.id for item in items}) == len(items)
         covered = sorted(pair for item in items for pair in item.pairs or range(4))
         assert sorted(set(covered)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("ablation", "held"), [("counterfactual", True), ("mean", False)])
+def test_recordings_of_pairs_are_forecast_for_the_first_of_their_units(asked, ablation, held):
+    """A worker keeps recordings; means over the task's prompts it takes anew for every item."""
+    cell = plan_of({"models": ["m"], "tasks": ["ioi"], "questions": [{"ask": "exact", "ablation": ablation}]}).cells[0]
+    whole, rate = Asked(cell, *asked), {"exact": Rate(1000.0, 0.0)}
+    parts = [Part(units=units) for units in ((0, 3), (3, 6))]
+    alone = [sum(step.seconds for step in items.Clock(whole, rate).steps(part)) for part in parts]
+    first, second = (items.Clock(whole, rate).seconds(part) for part in parts)
+    assert first == alone[0]
+    rows = whole.costs()[3:6].sum() / 1000
+    assert second == (pytest.approx(rows) if held else alone[1]) and rows < alone[1]
 
 
 JUDGED = (

@@ -11,7 +11,7 @@ from veracausa.circuits.comparison import CircuitComparison, Sized, Worth, union
 from veracausa.circuits.quality.faithfulness import Faithfulness
 from veracausa.discovery.evaluation import Evaluation, seen_by
 from veracausa.discovery.results import Discovery
-from veracausa.engine.identity import difference
+from veracausa.engine.identity import difference, require_same_configuration
 from veracausa.errors import MethodError, UnitError
 from veracausa.statistics.accuracy import holm
 from veracausa.statistics.differing import differences
@@ -73,13 +73,8 @@ def _require_one_graph(one: Circuit, other: Circuit, corresponding: bool) -> Non
         raise UnitError(
             f"The circuits are of two graphs of other shapes, {one.graph} and {other.graph}; they share no edges."
         )
-    identities = one.model["identity"], other.model["identity"]
-    if all(identities) and "configuration" in difference(*identities) and not corresponding:
-        raise UnitError(
-            f"The models have other configurations ({one.model['source']} and {other.model['source']}), so that an "
-            "edge of one need not be the edge of that name in the other. If it is, as in a model and the same one "
-            "tuned, say so: vc.discovery.beside(a, b, corresponding=True), or --corresponding."
-        )
+    if one.model["identity"] and other.model["identity"] and not corresponding:
+        require_same_configuration(one.model, other.model, "an edge of one", "edge", "vc.discovery.beside")
 
 
 def _ranked(result: Any, circuit: Circuit, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

@@ -61,7 +61,7 @@ class Loan:
 
 
 #: Share of the free memory that shared recordings may take.
-_SHELF = 0.125
+SHELF = 0.125
 
 _LOANS: WeakKeyDictionary[nn.Module, Loan] = WeakKeyDictionary()
 _REGISTER = threading.Lock()
@@ -133,7 +133,7 @@ def shared(decoder: Decoder) -> Iterator[None]:
     """
     with borrowed(decoder) as loan:
         before = loan.shelf
-        loan.shelf = before or Shelf(int(_SHELF * free_memory(home_of(decoder.hf))))
+        loan.shelf = before or Shelf(int(SHELF * free_memory(home_of(decoder.hf))))
         try:
             yield
         finally:

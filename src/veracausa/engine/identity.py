@@ -24,7 +24,7 @@ import functools
 import hashlib
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from veracausa.anatomy.packed import SWITCH, require_unpacked
 from veracausa.engine.before import STATES
 from veracausa.engine.guard import alone
+from veracausa.errors import UnitError
 from veracausa.placed import ADDED, replaced
 from veracausa.storage.digests import Read, tensor_digest, weights_digest
 
@@ -106,6 +107,21 @@ def difference(one: str, other: str) -> str:
     first, second = _split(one), _split(other)
     named = [name for name in ("weights", *_PARTS.values()) if first.get(name) != second.get(name)]
     return " and ".join(filter(None, [", ".join(named[:-1]), named[-1]])) if named else ""
+
+
+def require_same_configuration(one: Mapping[str, Any], other: Mapping[str, Any], part: str, of: str, verb: str) -> None:
+    """Parts of one name are the same in two models, by their headers in results.
+
+    Raises:
+        UnitError: their configurations differ; names the `part` (which is a unit or an edge `of` one of them), and what
+            to call where it is the same nevertheless: `verb`.
+    """
+    if "configuration" in difference(one["identity"], other["identity"]):
+        raise UnitError(
+            f"The models have other configurations ({one['source']} and {other['source']}), so that {part} need not be "
+            f"the {of} of that name in the other. If it is, as in a model and the same one tuned, say so: "
+            f"{verb}(a, b, corresponding=True), or --corresponding."
+        )
 
 
 def _split(identity: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ from typing import Any
 from veracausa.errors import ArchitectureError, FileError
 from veracausa.extras import require_extra
 from veracausa.loading.checkpoint import require_all_of_gguf, require_all_taken
-from veracausa.loading.gguf_reading import read_once
+from veracausa.loading.gguf_reading import laid_in, read_once
 from veracausa.storage.digests import weights_digest
 from veracausa.terminal import printable, say
 
@@ -207,7 +207,7 @@ def _convert(gguf: Path, folder: Path, title: str) -> str:
         if file.read(4) != b"GGUF":
             raise FileError(f"{title} is not a GGUF file (it does not begin with 'GGUF'), or it is damaged.")
     with quiet_transformers(), without_collector(), _no_bars():
-        with read_once():
+        with read_once(), laid_in(folder.parent):
             tokenizer, model = _taken(gguf, title)
         gc.collect(0)  # all that was made since collecting was paused
         own = _Read.of(model)
@@ -235,6 +235,8 @@ def _taken(gguf: Path, title: str) -> tuple[Any, Any]:
             gguf.parent, dtype=torch.float32, output_loading_info=True, **where
         )
         model, info = pair
+    except FileError:  # of our own: what is taken cannot be laid down
+        raise
     except OSError as error:
         raise FileError(f"{title} cannot be read: {error}") from error
     except Exception as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from veracausa.engine.identity import difference
+from veracausa.engine.identity import require_same_configuration
 from veracausa.errors import MethodError, UnitError
 from veracausa.receipts.receipts import Receipt
 from veracausa.scores.comparison import Compared, Comparison
@@ -141,13 +141,9 @@ def _require_same_units(one: Scores, other: Scores, corresponding: bool) -> None
     """UnitError unless units of the same name are the same part in both."""
     if one.units.kind != other.units.kind:
         raise UnitError(f"The results are about {one.units.kind} and {other.units.kind}; compare one kind.")
-    parts = difference(one.model["identity"], other.model["identity"])
-    if "configuration" in parts and not corresponding:
-        raise UnitError(
-            f"The models have other configurations ({one.model['source']} and {other.model['source']}), so that a unit "
-            f"of one, such as {one.units.names[0]}, need not be the unit of that name in the other. If it is, as in a "
-            "model and the same one tuned, say so: vc.studies.beside(a, b, corresponding=True), or --corresponding."
-        )
+    if not corresponding:
+        named = f"a unit of one, such as {one.units.names[0]},"
+        require_same_configuration(one.model, other.model, named, "unit", "vc.studies.beside")
     graphs = [scores.units.graph.header if isinstance(scores.units, Edges | Paths) else None for scores in (one, other)]
     if graphs[0] != graphs[1]:
         raise UnitError("The results are about edges of two graphs of other shapes; they have no edges in common.")

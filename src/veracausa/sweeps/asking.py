@@ -182,6 +182,11 @@ class Asked:
         alone = isinstance(work, ExactWork) and work.ablation != "optimal"
         return len(work.units) if alone else 1
 
+    @property
+    def holds(self) -> bool:
+        """Whether all that parts of some units do alike is recordings of their pairs, which a worker makes once."""
+        return isinstance(self.whole, ExactWork) and self.whole.ablation in ("counterfactual", "zero")
+
     def numbers(self, part: Part) -> int:
         """How many numbers its file will hold, about."""
         work, pairs = self.whole, len(self._pairs(part))

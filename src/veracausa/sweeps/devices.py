@@ -6,6 +6,7 @@ torchrun started takes the one of its rank. A model that a plan puts on "cpu" or
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Mapping
 
@@ -23,7 +24,9 @@ def devices(cells: Iterable[Cell], environment: Mapping[str, str] = os.environ) 
     if any(cell.model.get("device", "cuda") != "cuda" for cell in cells) or not torch.cuda.is_available():
         return []
     named = environment.get("CUDA_VISIBLE_DEVICES")
-    return [*map(str, range(torch.cuda.device_count()))] if named is None else [*filter(None, named.split(","))]
+    if named is None:
+        return [*map(str, range(torch.cuda.device_count()))]
+    return [name.strip() for name in named.split(",") if name.strip()]
 
 
 def seen_by(number: int, every: list[str]) -> dict[str, str]:
@@ -36,3 +39,10 @@ def take_own(cells: Iterable[Cell], environment: Mapping[str, str] = os.environ)
     rank = environment.get("LOCAL_RANK", "")
     if rank.isdigit() and (every := devices(cells, environment)):
         torch.cuda.set_device(int(rank) % len(every))
+
+
+def let_go() -> None:
+    """Give back what this process holds of a GPU without using it, so that its workers can have it."""
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()

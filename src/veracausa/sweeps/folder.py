@@ -41,7 +41,7 @@ class Folder:
     """A sweep on the disk. `models`, `tasks`: of each cell, what a result says of them; `tries`: of every item.
 
     `seconds`: how long an item might take when the sweep was cut.
-    `facts`: what else merging a cell needs to know of its whole work (`merging`, `judging`).
+    `facts`: what else is to be known of a cell: bytes of its model's weights, and what merging it needs (`facts_of`).
     """
 
     path: Path

@@ -35,7 +35,8 @@ _HEADER = 4096
 class Item:
     """A piece of a cell: some of its pairs, some of its units; None: all. What it will cost, by the forecast.
 
-    `seconds`: alone on this machine; None where its speed could not be told. `memory`: bytes beside the weights.
+    `seconds`: alone on this machine, done after the item before it, whose recordings it may find; None where its speed
+    could not be told. `memory`: bytes beside the weights.
     `step`: "estimate" or "checked" of receipts and curves that are cut (see `asking`), "" of all else. `disk`: bytes of
     its file. `turn`: it waits for the items of its cell that have an earlier one. `units` of a study or a discovery are
     its stages; the last item has none left, and puts together what the others found.
@@ -89,6 +90,17 @@ class Clock:
             self._counted[key] = self._steps(part)
         return self._counted[key]
 
+    def seconds(self, part: Part) -> float | None:
+        """What a part takes a worker that has just done the part before it: of the same pairs it has the recordings."""
+        found = _seconds(self.steps(part))
+        if found is None or not self._asked.holds or not part.units or not part.units[0]:
+            return found
+        one, two = (Part(part.pairs, (0, units)) for units in (1, 2))
+        if not (self._asked.reached(one) and self._asked.reached(two)):
+            return found
+        of_one, of_two = (_seconds(self.steps(some)) or 0.0 for some in (one, two))
+        return found - min(found, max(0.0, 2 * of_one - of_two))
+
     def _steps(self, part: Part) -> list[Step]:
         steps = steps_of(self._asked.work(part), self._asked.cell.ask)
         if lacking := {step.kind for step in steps} - set(self._known):
@@ -99,7 +111,8 @@ class Clock:
 def cut(asked: Asked, cell: int, identity: str, seconds: float) -> Iterator[Item]:
     """The items of a cell, each forecast to take `seconds` at most where it can be cut so small.
 
-    What every item does anew (means over the task's prompts, recordings) is at most half of it.
+    What every item does anew (means over the task's prompts) is at most half of it; recordings of its pairs are the
+    first one's, since a worker keeps them.
     """
     memory = dict[Asked, int]()
     for turn in _turns(asked, seconds):
@@ -112,8 +125,9 @@ def cut(asked: Asked, cell: int, identity: str, seconds: float) -> Iterator[Item
             name = item_id(asked, part, turn.step, identity)
             disk = _HEADER + own.numbers(part) * own.lm.score_dtype.itemsize
             yield Item(
-                name, cell, part.pairs, part.units, tokens, _seconds(steps), memory[own], turn.step, disk, turn.number
-            )
+                name, cell, part.pairs, part.units, tokens, turn.clock.seconds(part), memory[own], turn.step, disk,
+                turn.number,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +174,7 @@ def _seconds(steps: Sequence[Step]) -> float | None:
 
 
 def _parts(asked: Asked, clock: Clock, seconds: float) -> list[Part]:
-    """Pairs apart first, then units, since every part of some units records its pairs anew."""
+    """Pairs apart first, then units, since every worker that does some units records their pairs."""
 
     def took(part: Part) -> float:
         known = _seconds(clock.steps(part))
@@ -176,8 +190,10 @@ def _parts(asked: Asked, clock: Clock, seconds: float) -> list[Part]:
         pairs = [*groups] if all(map(asked.has_gap, groups)) else pairs
     ranges: list[tuple[int, int] | None] = [None]
     if asked.units > 1:
-        first = took(Part(pairs[0]))
-        count = _count(first, took(Part(pairs[0], (0, 1))), seconds, asked.units)
+        first, one = took(Part(pairs[0])), took(Part(pairs[0], (0, 1)))
+        count = (
+            _count(first - one, 0.0, seconds, asked.units) if asked.holds else _count(first, one, seconds, asked.units)
+        )
         ranges = [*_ranges(asked.costs(), count)] if count > 1 else ranges
     every = [Part(some, units) for some in pairs for units in ranges]
     return [part for part in every if asked.reached(part)]

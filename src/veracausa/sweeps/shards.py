@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,31 +125,25 @@ def opened(folder: Folder, item: Item, read: Callable[[Path], T]) -> T:
     Raises:
         FileError: it is damaged: it is put away, and the sweep makes it anew.
     """
-    path = folder.shard(item)
-    try:
-        return read(path)
-    except FileError as error:
-        if not path.exists():
-            raise
-        raise FileError(f"{error} {_put_away(path, path.with_suffix('.damaged'))}") from error
+    return _read(folder.shard(item), read)
 
 
 def in_folder(folder: Folder, cell: int) -> Any:
-    """A study or a discovery, read.
+    """A study or a discovery, read; errors as `opened`."""
+    return _read(folder.result(cell), result_in, [folder.shard(item) for item in folder.of_cell(cell)])
 
-    Raises:
-        FileError: it is damaged: it is put away, and the sweep makes it anew.
-    """
-    path = folder.result(cell)
+
+def _read(path: Path, read: Callable[[Path], T], done: Sequence[Path] = ()) -> T:
+    """A file or a folder, read, or put away with the files that say that it is `done`."""
     try:
-        return result_in(path)
+        return read(path)
     except FileError as error:
         beside = path.with_name(f"{path.name}.damaged")
         shutil.rmtree(beside, ignore_errors=True)
         said = _put_away(path, beside)
-        for item in folder.of_cell(cell):
+        for other in done:
             with suppress(OSError):
-                folder.shard(item).unlink()
+                other.unlink()
         raise FileError(f"{error} {said}") from error
 
 

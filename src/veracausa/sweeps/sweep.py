@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,10 +13,11 @@ import torch
 
 from veracausa.discovery.files import RUN
 from veracausa.engine.budget import free_now
-from veracausa.engine.guard import borrowed
+from veracausa.engine.guard import SHELF, borrowed
 from veracausa.errors import FileError, MethodError
 from veracausa.extras import require_extra
 from veracausa.planning.groups import sized
+from veracausa.planning.memory import weights
 from veracausa.progress import announce, duration, progress
 from veracausa.scores.scores import task_header
 from veracausa.storage.files import make_folder
@@ -23,7 +25,7 @@ from veracausa.studies.files import STUDY
 from veracausa.suggestions import not_known
 from veracausa.sweeps.asking import Asked, model_of
 from veracausa.sweeps.cluster import on_ray
-from veracausa.sweeps.devices import devices, take_own
+from veracausa.sweeps.devices import devices, let_go, take_own
 from veracausa.sweeps.facts import facts_of
 from veracausa.sweeps.folder import MANIFEST, Folder
 from veracausa.sweeps.items import Item, cut
@@ -84,13 +86,15 @@ def sweep(
             if runner == "local"
             else f"workers={workers}: there is at least one worker."
         )
-    folder = laid_out(plan_of(plan), out, show_progress)
+    asked = plan_of(plan)
+    take_own(asked.cells)
+    folder = laid_out(asked, out, show_progress)
+    let_go()
     left = folder.open_items()
     total = sum(item.token_layers for item in folder.items)
     if left:
         with progress(f"sweep of {counted(len(folder.items), 'item')}", total, show_progress, _done(folder)) as tick:
             if runner == "local":
-                take_own(folder.cells)
                 work_through(folder, memory=memory, told=lambda item: tick(item.token_layers))
             elif runner == "ray":
                 on_ray(folder, workers, memory, _Moves(folder, tick).look)
@@ -133,7 +137,8 @@ def laid_out(plan: Plan, out: str | Path, show_progress: bool = True) -> Folder:
         of_cells["models"].append(lm.header())
         of_cells["tasks"].append(task_header(asked.task))
         cut_up = len(own) > 1 and not asked.staged
-        of_cells["facts"].append(facts_of(asked, path / "frames" / str(number)) if cut_up else {})
+        facts = facts_of(asked, path / "frames" / str(number)) if cut_up else {}
+        of_cells["facts"].append({"weights": weights(lm), **facts})
         announce(f"{cell.name}: {_said(own)}", show_progress)
     memory, disk = sized(max(item.memory for item in items)), sum(item.disk for item in items)
     announce(
@@ -173,16 +178,34 @@ def _workers(folder: Folder, asked: int | None) -> int:
         return asked
     if own := devices(folder.cells):
         return min(len(own), len(folder.open_items()))
-    largest = max(item.memory for item in folder.items)
-    return max(1, min(os.cpu_count() or 1, len(folder.open_items()), free_now(torch.device("cpu")) // max(largest, 1)))
+    each = max(item.memory / (1 - SHELF) + _weights(folder, item.cell) for item in folder.items)
+    fitting = int(free_now(torch.device("cpu")) / max(each, 1))
+    return max(1, min(os.cpu_count() or 1, len(folder.open_items()), fitting))
+
+
+def _weights(folder: Folder, cell: int) -> int:
+    return int(folder.facts[cell].get("weights", 0))
 
 
 def _share(folder: Folder, workers: int) -> int | None:
-    """Bytes for each of several workers; None where each has a GPU of its own."""
+    """Bytes for each of several workers, on a GPU that several share beside the weights; None: it has its own GPU.
+
+    Raises:
+        MethodError: the weights of those that share a GPU do not fit onto it.
+    """
     own = len(devices(folder.cells))
-    if not own:
+    if not own:  # weights that are mapped from their file are shared
         return free_now(torch.device("cpu")) // workers
-    return None if workers <= own else own * free_now(torch.device("cuda")) // workers
+    if workers <= own:
+        return None
+    sharing, largest = math.ceil(workers / own), max(_weights(folder, cell) for cell in range(len(folder.cells)))
+    free = free_now(torch.device("cuda"))
+    if (left := free // sharing - largest) < 1:
+        raise MethodError(
+            f"workers={workers}: {sharing} of them would share a GPU of which {sized(free)} are free, and each needs "
+            f"{sized(largest)} for the weights. Ask for fewer."
+        )
+    return left
 
 
 class _Moves:
