@@ -107,14 +107,14 @@ def test_projections_are_split_into_heads(tiny, family):
     with torch.no_grad():
         x = torch.randn(2, lm.width, dtype=torch.float64)
         outputs = [part(x) for part in block.projections]
-    parts = [block.projected(kind, outputs[kind], count, d) for kind, count in enumerate(counts)]
-    for again, output in zip(block.fused(parts), outputs, strict=True):
+    parts = [block.layout.projected(kind, outputs[kind], count, d) for kind, count in enumerate(counts)]
+    for again, output in zip(block.layout.fused(parts), outputs, strict=True):
         assert torch.equal(again, output)
     for kind, count in enumerate(counts):
         cut = [naive_edges.columns(lm.hf, family, "qkv"[kind], head) for head in range(count)]
         assert torch.equal(parts[kind], torch.stack([outputs[kind][:, one] for one in cut], 1))
         changed, new = outputs[kind].clone(), torch.randn(2, 1, d, dtype=torch.float64)
-        block.put(kind, changed, torch.tensor([count - 1]), new, count, d)
+        block.layout.put(kind, changed, torch.tensor([count - 1]), new, count, d)
         assert torch.equal(changed[:, cut[-1]], new[:, 0]) and (changed != outputs[kind]).sum() == 2 * d
 
 
@@ -244,17 +244,17 @@ def test_queries_keys_and_values(tiny, task_of, agree, family, kind):
 
                 def put(_, __, output, kept=kept, block=block, head=head):
                     parts = [
-                        block.projected(of, x, lm.heads if of == Q else lm.kv_heads, lm.decoder.head_dim).clone()
+                        block.layout.projected(of, x, lm.heads if of == Q else lm.kv_heads, lm.decoder.head_dim).clone()
                         for of, x in ((of, kept[0] if of == number else output) for of in (Q, K, V))
                     ] if block.qkv != "separate" else None  # fmt: skip
                     if parts is None:
                         output = output.unflatten(-1, (heads, -1)).clone()
                         output[..., head, :] = kept[0].unflatten(-1, (heads, -1))[..., head, :]
                         return output.flatten(-2)
-                    own = block.projected(number, output, heads, lm.decoder.head_dim).clone()
+                    own = block.layout.projected(number, output, heads, lm.decoder.head_dim).clone()
                     own[..., head, :] = parts[number][..., head, :]
                     parts[number] = own
-                    return block.fused(parts)[number]
+                    return block.layout.fused(parts)[number]
 
                 handle = part.register_forward_hook(put)
                 effects.append(metric(model(torch.tensor([own])).logits[0, -1]) - before)

@@ -66,13 +66,13 @@ class OfAFamily:
         block, width = lm.decoder.blocks[1], lm.width
         x = torch.randn(2, width, dtype=torch.float64)
         parts = [
-            block.projected(kind, self.projected(part, x), heads, lm.decoder.head_dim)
+            block.layout.projected(kind, self.projected(part, x), heads, lm.decoder.head_dim)
             for kind, (part, heads) in enumerate(
                 zip(block.projections, (lm.heads, lm.kv_heads, lm.kv_heads), strict=True)
             )
         ]
         assert [part.shape[-2] for part in parts] == [lm.heads, lm.kv_heads, lm.kv_heads]
-        for fused, part in zip(block.fused(parts), block.projections, strict=True):
+        for fused, part in zip(block.layout.fused(parts), block.projections, strict=True):
             torch.testing.assert_close(fused, self.projected(part, x), rtol=0, atol=0)
 
     @staticmethod

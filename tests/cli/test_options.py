@@ -206,9 +206,9 @@ def test_help_and_completion_name_everything_that_can_be_given(option, commands,
 
 
 def test_every_precision_that_help_names_can_be_loaded():
-    from veracausa.loading.resolve import _dtype
+    from veracausa.loading.asked import dtype_of
 
-    assert all(_dtype(name) is not None for name in DTYPES)
+    assert all(dtype_of(name) is not None for name in DTYPES)
 
 
 def test_help_needs_no_heavy_library():

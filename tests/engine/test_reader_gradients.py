@@ -21,8 +21,8 @@ def naive(lm, state, gradient):
         normed = block.attention_norm(seen)
         for kind, count in lm.graph.attention_readers(layer).items():
             one = of_projection(kind)
-            outputs = block.projected(one, block.projections[one](normed), count, block.head_dim)
-            own = block.projected(one, gradient[_OUTPUTS[one], layer], count, block.head_dim)
+            outputs = block.layout.projected(one, block.projections[one](normed), count, block.head_dim)
+            own = block.layout.projected(one, gradient[_OUTPUTS[one], layer], count, block.head_dim)
             for head in range(count):
                 product = (outputs[..., head, :] * own[..., head, :]).sum()
                 found[layer, kind, head] = torch.autograd.grad(product, seen, retain_graph=True)[0]

@@ -5,7 +5,7 @@ Nothing of a module's forward code is re-implemented here: attention and MLP mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,11 @@ from veracausa.anatomy.linear import LinearMap, linear_map, numbers_of
 from veracausa.anatomy.mixers import NoSublayer
 from veracausa.anatomy.mixture import Mixture
 from veracausa.anatomy.own_inputs import OwnInputs
+from veracausa.anatomy.reader_layout import ReaderLayout
 from veracausa.errors import ArchitectureError, ContractError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 
 class NoNorm(nn.Identity):
@@ -92,6 +93,11 @@ class Block:
     reads_keys: bool = False
     keys_named: str | None = None
     found: Found = field(default_factory=Found)
+
+    @property
+    def layout(self) -> ReaderLayout:
+        """How outputs of the query, key and value projections hold what each reader gives."""
+        return ReaderLayout(self.qkv, self.heads, self.kv_heads)
 
     @property
     def keys_are_values(self) -> bool:
@@ -257,8 +263,8 @@ class Block:
         return ("query", "key", "value")[kind] if self.qkv == "separate" else "fused query, key and value"
 
     def projection_weights(self, kind: int, parts: int, head_dim: int) -> Float[Tensor, "width parts numbers"]:
-        """Weights of the query (0), key (1) or value (2) projection, head by head; see `projected`."""
-        return self.projected(kind, self.projection(kind).weight, parts, head_dim)
+        """Weights of the query (0), key (1) or value (2) projection, head by head; see `ReaderLayout`."""
+        return self.layout.projected(kind, self.projection(kind).weight, parts, head_dim)
 
     def _behind(self, what: str, part: nn.Module, scale: float) -> LinearMap:
         """The map of an output projection, whose outputs are as wide as the stream, times a factor."""
@@ -279,65 +285,6 @@ class Block:
                 "returned. Is there a hook or an adapter on it that does more than scale, mix or shift? Remove it."
             )
         return found
-
-    def projected(self, kind: int, output: Tensor, parts: int, head_dim: int) -> Float[Tensor, "*rows parts numbers"]:
-        """A projection's output (or a gradient of it), split into what its readers give: `Anatomy.qkv` says how.
-
-        `parts`: how many readers of that kind there are, heads, or one that gives all. It may be a copy; `put` writes
-        into an output.
-        """
-        if self.qkv in ("separate", "latent"):
-            return output.unflatten(-1, (parts, -1))
-        if self.qkv == "fused-thirds":
-            before = (0, self.heads, self.heads + self.kv_heads)[kind] * head_dim
-            return output[..., before : before + parts * head_dim].unflatten(-1, (parts, head_dim))
-        if self.qkv == "fused-in-fours":
-            return self._fours(output, head_dim)[..., (0, 2, 1)[kind], :, :].flatten(-3, -2)
-        groups = output.unflatten(-1, (self.kv_heads, self._in_group, head_dim))
-        queries = self._in_group - 2
-        if kind:
-            return groups[..., queries + kind - 1, :]
-        return groups[..., 0, :] if queries == 1 else groups[..., :queries, :].flatten(-3, -2)
-
-    def put(
-        self, kind: int, output: Tensor, chosen: Int[Tensor, " chosen"] | slice, new: Tensor, parts: int, head_dim: int
-    ) -> None:
-        """Write the chosen readers' part of a projection's output, [..., chosen, numbers], in place.
-
-        `parts`: see `projected`.
-        """
-        if self.qkv == "fused-in-fours":
-            at = torch.arange(parts, device=output.device)[chosen]
-            self._fours(output, head_dim)[..., at // (parts // 4), (0, 2, 1)[kind], at % (parts // 4), :] = new
-            return
-        if self.qkv != "fused-per-group" or kind or self._in_group == 3:
-            self.projected(kind, output, parts, head_dim)[..., chosen, :] = new
-            return
-        groups = output.unflatten(-1, (self.kv_heads, self._in_group, head_dim))
-        at = torch.arange(parts, device=output.device)[chosen]
-        groups[..., at // (self._in_group - 2), at % (self._in_group - 2), :] = new
-
-    def _fours(self, output: Tensor, head_dim: int) -> Float[Tensor, "*rows four kinds quarter head_dim"]:
-        """A "fused-in-fours" output: queries, values and keys of a quarter of the heads, four times."""
-        return output.unflatten(-1, (4, 3, self.heads // 4, head_dim))
-
-    @property
-    def _in_group(self) -> int:
-        """Heads' widths that a key/value head's group takes in a "fused-per-group" output: queries, a key, a value."""
-        return self.heads // self.kv_heads + 2
-
-    def fused(self, parts: Sequence[Float[Tensor, "*rows parts numbers"]]) -> list[Tensor]:
-        """The inverse of `projected`: outputs of the three projections (one and the same if a family fuses them)."""
-        if self.qkv in ("separate", "latent"):
-            flat = [part.flatten(-2) for part in parts]
-            return flat if len(flat) == 3 else [flat[0], flat[1], flat[1]]
-        if self.qkv == "fused-thirds":
-            return [torch.cat(list(parts), -2).flatten(-2)] * 3
-        if self.qkv == "fused-in-fours":
-            query, key, value = (part.unflatten(-2, (4, -1)) for part in parts)
-            return [torch.stack([query, value, key], -3).flatten(-4)] * 3
-        grouped = [part.unflatten(-2, (self.kv_heads, -1)) for part in parts]
-        return [torch.cat(grouped, -2).flatten(-3)] * 3
 
     def up_part(self, output: Tensor) -> Tensor:
         """What the activation is multiplied with, of the output of `up`."""

@@ -50,7 +50,7 @@ class BlockMap:
         """The module's output with another part of the map's own."""
         if self.name in PROJECTIONS:
             found, (kind, parts) = output.clone(), self._readers
-            self.block.put(kind, found, slice(None), new.unflatten(-1, (parts, -1)), parts, self.block.head_dim)
+            self.block.layout.put(kind, found, slice(None), new.unflatten(-1, (parts, -1)), parts, self.block.head_dim)
             return found
         if self.name in ("up", "gate") and self.block.up_fused:
             both = list(output.chunk(2, -1))
@@ -66,7 +66,7 @@ class BlockMap:
 
     def _projected(self, output: Tensor) -> Tensor:
         kind, parts = self._readers
-        return self.block.projected(kind, output, parts, self.block.head_dim).flatten(-2)
+        return self.block.layout.projected(kind, output, parts, self.block.head_dim).flatten(-2)
 
     @property
     def linear(self) -> LinearMap:

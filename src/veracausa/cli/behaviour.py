@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from veracausa.cli.checks import require_reference, units_of
 from veracausa.cli.command import spread
 from veracausa.cli.foretelling import foretold
-from veracausa.cli.options import Ablations, Names, NewTokens, Pairs, Reference, Together
+from veracausa.cli.options import Pairs
 from veracausa.cli.output import body_of, finish, with_csv
 from veracausa.cli.setup import Setup
+from veracausa.cli.unit_options import Ablations, Names, NewTokens, Reference, Together
 from veracausa.terminal import echo
 
 if TYPE_CHECKING:

@@ -9,25 +9,22 @@ import typer
 
 from veracausa.cli.checks import columns_of, require_edge_method, require_selection, require_task, shares_of
 from veracausa.cli.command import spread
-from veracausa.cli.options import (
-    Ablation,
+from veracausa.cli.estimate_options import (
     Attacked,
     Budgets,
     ByPosition,
     EachPair,
     EdgeMethod,
     Edges,
-    HeldOut,
     How,
-    OtherModel,
-    OtherSeed,
-    OtherTask,
     Sample,
     Sizes,
     Top,
 )
+from veracausa.cli.options import HeldOut, OtherModel, OtherSeed, OtherTask
 from veracausa.cli.output import body_of, finish, took
 from veracausa.cli.setup import PageSetup, TaskSetup
+from veracausa.cli.unit_options import Ablation
 from veracausa.errors import TaskError
 from veracausa.extras import require_extra
 from veracausa.storage.files import at

@@ -7,26 +7,13 @@ from typing import TYPE_CHECKING
 
 from veracausa.cli.checks import require_estimate, require_reference, units_of
 from veracausa.cli.command import Options, spread
+from veracausa.cli.estimate_options import Baseline, Budget, Method, Nodes, Sample, Tau, Top, UntilMissed, Verify
 from veracausa.cli.foretelling import foretold
 from veracausa.cli.laying import LayingOptions
-from veracausa.cli.options import (
-    AnyAblation,
-    Baseline,
-    Budget,
-    Direction,
-    Method,
-    Nodes,
-    Reference,
-    Sample,
-    Tau,
-    Top,
-    Units,
-    UntilMissed,
-    Verify,
-)
 from veracausa.cli.output import body_of, finish, with_csv
 from veracausa.cli.replacing import ReplacingOptions
 from veracausa.cli.setup import Setup
+from veracausa.cli.unit_options import AnyAblation, Direction, Reference, Units
 from veracausa.errors import MethodError
 from veracausa.result import ROWS
 from veracausa.scores.estimands import INSTEAD

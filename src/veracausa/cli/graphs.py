@@ -11,9 +11,10 @@ from veracausa.arguments import shown
 from veracausa.cli.checks import is_file
 from veracausa.cli.choices import one_of
 from veracausa.cli.command import BEGUN, spread
+from veracausa.cli.estimate_options import Top
 from veracausa.cli.foretelling import foretold
 from veracausa.cli.laying import LayingOptions
-from veracausa.cli.options import SomePairs, Top
+from veracausa.cli.options import SomePairs
 from veracausa.cli.output import body_of, finish, with_csv
 from veracausa.cli.setup import Setup
 from veracausa.errors import MethodError

@@ -8,9 +8,9 @@ import typer
 
 from veracausa.cli.choices import named
 from veracausa.cli.command import spread
+from veracausa.cli.estimate_options import Sample, Top, Verify
 from veracausa.cli.foretelling import foretold
 from veracausa.cli.laying import LayingOptions
-from veracausa.cli.options import Sample, Top, Verify
 from veracausa.cli.output import body_of, finish, with_csv
 from veracausa.cli.setup import Setup
 from veracausa.extras import require_extra

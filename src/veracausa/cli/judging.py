@@ -10,7 +10,8 @@ import typer
 from veracausa.circuits.scoreboards.columns import PARTS
 from veracausa.cli.checks import columns_of, require_edge_method, require_folder, require_task
 from veracausa.cli.command import spread
-from veracausa.cli.options import BoardParts, HeldOut, OtherModel, OtherTasks, Out, RandomCircuits, Rankings, Share
+from veracausa.cli.estimate_options import BoardParts, OtherTasks, RandomCircuits, Rankings, Share
+from veracausa.cli.options import HeldOut, OtherModel, Out
 from veracausa.cli.output import body_of, finish
 from veracausa.cli.setup import ModelSetup, Setup
 from veracausa.errors import MethodError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from veracausa.cli.command import Options
-from veracausa.cli.options import Against, Components, Dictionaries
+from veracausa.cli.unit_options import Against, Components, Dictionaries
 from veracausa.errors import MethodError
 from veracausa.terminal import say
 

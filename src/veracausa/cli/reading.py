@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from veracausa.cli.checks import layers_of
 from veracausa.cli.command import spread
 from veracausa.cli.foretelling import foretold
-from veracausa.cli.options import Positions, SplitLayers, TopTokens
 from veracausa.cli.output import body_of, finish, with_csv
 from veracausa.cli.setup import Setup
+from veracausa.cli.unit_options import Positions, SplitLayers, TopTokens
 from veracausa.result import ROWS
 from veracausa.terminal import echo
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, cast
 
 from veracausa.cli.command import Options
-from veracausa.cli.options import Draws, Scale, TensorFile
+from veracausa.cli.unit_options import Draws, Scale, TensorFile
 from veracausa.errors import MethodError
 from veracausa.scores.estimands import ABLATIONS, INSTEAD
 from veracausa.suggestions import not_known

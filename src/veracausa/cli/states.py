@@ -8,10 +8,10 @@ from veracausa.cli.checks import scales_of, span_of, units_of
 from veracausa.cli.command import spread
 from veracausa.cli.effects import finish_scores
 from veracausa.cli.foretelling import foretold
-from veracausa.cli.options import NoiseDraws, Restored, Scales, Sd, Span, Steered, TensorFile, Window
 from veracausa.cli.output import body_of, finish, with_csv
 from veracausa.cli.replacing import tensors_of
 from veracausa.cli.setup import Setup
+from veracausa.cli.unit_options import NoiseDraws, Restored, Scales, Sd, Span, Steered, TensorFile, Window
 from veracausa.errors import MethodError
 from veracausa.terminal import echo
 

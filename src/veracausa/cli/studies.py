@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from veracausa.cli.command import spread
+from veracausa.cli.estimate_options import ByPosition, Methods, Minutes
 from veracausa.cli.laying import LayingOptions
-from veracausa.cli.options import ByPosition, Circuit, Full, Interactions, Kinds, Methods, Minutes, Quick, SomePairs
+from veracausa.cli.options import Circuit, Full, Interactions, Quick, SomePairs
 from veracausa.cli.output import finish, rows_of, took
 from veracausa.cli.setup import PageSetup
+from veracausa.cli.unit_options import Kinds
 from veracausa.errors import MethodError
 from veracausa.studies.levels import LEVELS
 from veracausa.tasks.custom import PUBLISHED

@@ -211,12 +211,12 @@ class _Bare:
             )
         else:
             block, count, by = decoder.blocks[layer], graph.attention_readers(layer)[kind], of_projection(kind)
-            own = block.projected(by, block.projections[by](block.given(seen)), count, block.head_dim)
+            own = block.layout.projected(by, block.projections[by](block.given(seen)), count, block.head_dim)
 
             def replace(_: Any, __: Any, output: Tensor) -> Tensor:
                 output = output.clone()
                 one = slice(max(0, index), max(0, index) + 1)
-                block.put(by, output, one, own[:, :, one], count, block.head_dim)
+                block.layout.put(by, output, one, own[:, :, one], count, block.head_dim)
                 return output
 
             handle = block.projections[by].register_forward_hook(replace)

@@ -30,7 +30,7 @@ from veracausa.engine.budget import prompts_per_batch
 from veracausa.engine.patches import Place, activation, layers_at, sites_for
 from veracausa.engine.recording import record
 from veracausa.engine.tape import State, Tape
-from veracausa.engine.validate import require_readable
+from veracausa.engine.validate_prompts import require_readable
 from veracausa.errors import MethodError
 from veracausa.scores.estimands import ABLATIONS, DIRECTIONS, INSTEAD, REFERRING
 from veracausa.suggestions import not_known

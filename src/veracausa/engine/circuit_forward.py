@@ -234,7 +234,7 @@ class CircuitForward:
         count = decoder.graph.attention_readers(layer)[kind]
         chosen = torch.as_tensor(index, device=normed.device) if len(index) < count else slice(None)  # a view
         new = project(decoder, layer, kind, normed, chosen)
-        block.put(one, outputs[one], chosen, new.movedim(0, 2), count, block.head_dim)
+        block.layout.put(one, outputs[one], chosen, new.movedim(0, 2), count, block.head_dim)
 
 
 def tokens_at_once(lm: Model, length: int) -> int | None:
@@ -268,7 +268,7 @@ def project(
     bias = block.projection(one).bias
     if bias is None:
         return new
-    return new + block.projected(one, bias, count, block.head_dim)[chosen][:, None, None]
+    return new + block.layout.projected(one, bias, count, block.head_dim)[chosen][:, None, None]
 
 
 def attend_with(

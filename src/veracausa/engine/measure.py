@@ -18,7 +18,7 @@ from veracausa.engine.memory import halving
 from veracausa.engine.readout import Readout
 from veracausa.engine.recording import record, record_pairs
 from veracausa.engine.tape import Tape
-from veracausa.engine.validate import require_readable
+from veracausa.engine.validate_prompts import require_readable
 from veracausa.engine.validate_whole import require_whole
 from veracausa.engine.work import recorded_runs, require_even
 from veracausa.tasks.measurement import Measurement

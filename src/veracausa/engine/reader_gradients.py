@@ -58,7 +58,7 @@ class Projected:
         if given is not None:
             nothing = nothing + torch.einsum("w,wrn->rn", given.to(own), own)
         if bias is not None:
-            nothing = nothing + block.projected(kind, bias.to(own), count, block.head_dim)
+            nothing = nothing + block.layout.projected(kind, bias.to(own), count, block.head_dim)
         return cls(normed.form.before(own), nothing, normed.unit)
 
     def of_unit(self, output: Float[Tensor, "rows positions readers numbers"]) -> Tensor:
@@ -133,9 +133,9 @@ class Reads:
         for kind, count in counts.items():
             one = of_projection(kind)
             read = Projected.of(block, one, count, normed)
-            gradient = block.projected(one, outputs[one], count, block.head_dim).to(normed.unit)
+            gradient = block.layout.projected(one, outputs[one], count, block.head_dim).to(normed.unit)
             own = sums.weighted(gradient * normed.inverse[..., None])
-            given = block.projected(one, state.sites[_OUTPUTS[one]][layer].detach(), count, block.head_dim)
+            given = block.layout.projected(one, state.sites[_OUTPUTS[one]][layer].detach(), count, block.head_dim)
             first = sum(map(len, along))
             into = found[first : first + count].flatten(1, 2)
             torch.bmm(sums.summed(own).flatten(0, 1).transpose(0, 1), read.weight.permute(1, 2, 0), out=into)

@@ -79,5 +79,5 @@ class SoftCircuit:
         normed = part.given(seen)
         split = zip(counts, normed.split([*counts.values()]), strict=True)
         projected = [project(decoder, layer, kind, own, slice(None)).movedim(0, 2) for kind, own in split]
-        outputs = part.fused(projected)
+        outputs = part.layout.fused(projected)
         return attend_with(decoder, layer, stream, outputs, self.tape.call(part), self.ablated.past(layer, rows))

@@ -12,7 +12,7 @@ from veracausa.anatomy import Block
 from veracausa.dictionaries import Site
 from veracausa.engine.guard import borrowed, changing, giving, hooks
 from veracausa.engine.overrides import between
-from veracausa.engine.validate import require_readable
+from veracausa.engine.validate_prompts import require_readable
 from veracausa.errors import MethodError
 from veracausa.model import Model
 from veracausa.tasks.task import Task

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from veracausa.errors import ArchitectureError, DeviceError, DownloadError, FileError, MethodError, VeracausaError
 from veracausa.loading.adapter_folders import base_of, is_adapter_folder, with_adapter
+from veracausa.loading.asked import device_of, dtype_of, load_options
 from veracausa.loading.checkpoint import check_folder, require_all_taken, require_finite
 from veracausa.loading.conversion import (
     FORMAT,
@@ -98,8 +99,8 @@ def resolve(
     """
     if not isinstance(model, str | os.PathLike):
         return _adopt(model, tokenizer, dtype, device, attn_implementation, trust_remote_code, cache_dir)
-    options = _options(dtype, attn_implementation, trust_remote_code)
-    where = _device(device)
+    options = load_options(dtype, attn_implementation, trust_remote_code)
+    where = device_of(device)
     name = os.fspath(model)
     path = Path(name).expanduser()
     if isinstance(model, str) and name in PACKAGED:
@@ -341,10 +342,10 @@ def _require_decoder(hf: Any) -> None:
 def _require_as_it_is(hf: Any, dtype: Any, device: Any, attn_implementation: str | None) -> None:
     """A passed model is never converted: an option may only state what is already so."""
     asked: list[str] = []
-    if dtype is not None and dtype != "auto" and _dtype(dtype) != hf.dtype:
+    if dtype is not None and dtype != "auto" and dtype_of(dtype) != hf.dtype:
         asked.append(f"dtype={dtype}")
     if device is not None:
-        wanted, found = _device(device), home_of(hf)
+        wanted, found = device_of(device), home_of(hf)
         if wanted.type != found.type or wanted.index not in (None, found.index):
             asked.append(f"device={device}")
     if attn_implementation is not None and attn_implementation != getattr(hf.config, "_attn_implementation", None):
@@ -354,42 +355,6 @@ def _require_as_it_is(hf: Any, dtype: Any, device: Any, attn_implementation: str
             f"{', '.join(asked)} was asked for, but the model is already loaded and is never changed here: "
             "convert it yourself, or pass its name or folder instead."
         )
-
-
-def _options(dtype: Any, attn_implementation: str | None, trust_remote_code: bool) -> dict[str, Any]:
-    import torch
-
-    options: dict[str, Any] = {"dtype": torch.float32 if dtype is None else _dtype(dtype)}
-    options["trust_remote_code"] = trust_remote_code
-    if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
-    return options
-
-
-def _dtype(dtype: Any) -> Any:
-    import torch
-
-    if dtype == "auto":
-        return dtype
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise MethodError(f"dtype={dtype!r} is no floating-point type: use 'float32', 'bfloat16', 'float64' or 'auto'.")
-    return found
-
-
-def _device(device: Any) -> torch.device:
-    import torch
-
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise DeviceError(f"device={device!r} cannot be used here: {first_line(error)}.") from error
-    if found.type == "meta":
-        raise DeviceError("device='meta' holds no values: choose 'cpu' or 'cuda'.")
-    return found
 
 
 def _kind_of(hf: Any) -> str:

@@ -16,7 +16,7 @@ from pydoc_data import topics
 from typing import TYPE_CHECKING, Any
 
 from veracausa.arguments import is_list, kind_and_value
-from veracausa.engine.validate import require_readable
+from veracausa.engine.validate_prompts import require_readable
 from veracausa.errors import FileError, MethodError
 from veracausa.fitting.sites import LENGTH
 from veracausa.pruning.names import PYTHON

@@ -98,7 +98,9 @@ def _of_heads(block: Block, norms: dict[nn.Module, Tensor], single: bool) -> Flo
     rows = [_weighed(part, norms).sum(1) for part in block.projections]
     sizes = (block.key_dim, block.key_dim, block.head_dim)
     counts = (block.heads, block.kv_heads, block.kv_heads)
-    q, k, v = (block.projected(kind, rows[kind], counts[kind], sizes[kind]).flatten(1).sum(-1) for kind in range(3))
+    q, k, v = (
+        block.layout.projected(kind, rows[kind], counts[kind], sizes[kind]).flatten(1).sum(-1) for kind in range(3)
+    )
     found = out + q
     if single:
         return found + k + v if block.kv_heads == block.heads else found

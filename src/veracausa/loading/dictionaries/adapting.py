@@ -203,7 +203,7 @@ def _value_bias(lm: Model, layer: int) -> Tensor | None:
     block = lm.decoder.blocks[layer]
     if not block.projections or block.qkv == "latent" or (bias := block.projection(2).bias) is None:
         return None
-    own = block.projected(2, bias, block.kv_heads, block.head_dim)
+    own = block.layout.projected(2, bias, block.kv_heads, block.head_dim)
     return own.repeat_interleave(block.heads // block.kv_heads, 0).flatten()
 
 
