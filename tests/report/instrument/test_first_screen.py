@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import veracausa as vc
+from veracausa.circuits.quality.curve import Curve
 from veracausa.estimates.attribute import attribute
 from veracausa.report.instrument.findings import asked, findings, matters, question, stands_out, trust, trusted
 from veracausa.report.instrument.marking import TERMS, marked
 from veracausa.report.instrument.naming import percent, quoted
+from veracausa.scores.scores import Scores
 from veracausa.studies.results import Panel, Section
 
 
@@ -63,7 +65,7 @@ def test_noise_is_called_noise(several):
     noise = with_effects(panel, effects(panel, spread=0.3))
     assert not stands_out(noise.exact).any()
     assert "These 8 pairs do not tell that from chance (standard error" in matters(noise)
-    assert "Take more pairs" in findings(dataclasses.replace(several, panels=(noise,)), "m").said[2][1]
+    assert "Take more pairs" in findings(dataclasses.replace(several, panels=(noise,)), "m").said[-1][1]
     clear = with_effects(panel, effects(panel, -0.5, spread=0.01))
     assert stands_out(clear.exact)[0]
     assert "Take more pairs" not in findings(dataclasses.replace(several, panels=(clear,)), "m").said[2][1]
@@ -87,7 +89,7 @@ def test_small_effects_none_and_one_pair(several):
     alone = with_effects(panel, effects(panel, -0.44, pairs=1))
     assert "One pair cannot say" in matters(alone) and not stands_out(alone.exact).any()
     single = findings(dataclasses.replace(several, panels=(alone,)), "m")
-    assert "Ask the same of more pairs" in single.said[2][1]
+    assert "Ask the same of more pairs" in single.said[-1][1]
 
 
 @pytest.mark.parametrize(
@@ -188,3 +190,19 @@ def test_terms_and_units_become_buttons_and_nothing_else_becomes_markup():
         for written in (term, term.capitalize(), f"{term.removesuffix('s')}s"):
             done = set()
             assert f">{written}</button>" in str(marked(f"A {written}.", (), done)) and done == {term}
+
+
+def test_how_few_connections_keep_the_behaviour_is_read_off_what_was_run(study):
+    section = study.sections[1]
+    scores, curve = (next(one for one in section.findings if type(one) is kind) for kind in (Scores, Curve))
+    said = dict(findings(section, "m").said)
+    kept = next(one for one in curve.absolute if one.f >= 0.8)
+    wanted = f"has the {kept.edges:,} strongest of {len(scores):,} connections between parts (edges): it keeps "
+    assert f"{wanted}{percent(kept.f)[1:]}" in said["How few connections do it?"]
+    assert "looks for a circuit" not in said["What to do next"]
+    none = dataclasses.replace(section, findings=(scores,))
+    assert "How few connections do it?" not in dict(findings(none, "m").said)
+    fewer = dataclasses.replace(curve, sizes=curve.sizes[:1], signed=curve.signed[:1], absolute=curve.absolute[:1])
+    assert fewer.absolute[0].f < 0.8
+    lost = dict(findings(dataclasses.replace(section, findings=(scores, fewer)), "m").said)
+    assert "No circuit that was run keeps 80 % of the gap" in lost["How few connections do it?"]

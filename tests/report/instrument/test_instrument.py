@@ -50,9 +50,9 @@ def percent(value: float) -> str:
     return f"{100 * value:+.1f} %".replace("-", "−")
 
 
-def test_the_first_screen_has_three_findings_and_a_map(fresh, heads):
+def test_the_first_screen_has_its_findings_and_a_map(fresh, heads):
     assert fresh.locator(".findings h2").all_inner_texts() == [
-        "What matters", "Can the cheap estimate be trusted?", "What to do next",
+        "What matters", "Can the cheap estimate be trusted?", "How few connections do it?", "What to do next",
     ]  # fmt: skip
     assert fresh.locator("#where canvas").count() == 1 and fresh.locator("#unit").is_hidden()
     assert f"Map of {len(heads.exact)} heads" in fresh.locator("#where canvas").get_attribute("aria-label")

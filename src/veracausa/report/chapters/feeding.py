@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from veracausa.circuits.quality.curve import Curve
+from veracausa.circuits.quality.faithfulness import Faithfulness
 from veracausa.report.charts.faithfulness import curves_figure
 from veracausa.report.charts.figures import Figure
 from veracausa.report.pages.discovery_tables import curve_table, rows_of
@@ -16,6 +17,14 @@ from veracausa.words import plain, sentence, signed, whole
 LISTED = 50
 #: f of a circuit that "keeps" the behaviour, in a sentence.
 KEPT = 0.8
+
+
+def smallest(curve: Curve) -> tuple[Faithfulness | None, Faithfulness | None]:
+    """The smallest circuit by |importance| that was run and keeps `KEPT`, and the next smaller one that was run."""
+    sizes = sorted(curve.absolute, key=lambda one: one.edges)
+    kept = next((one for one in sizes if one.f >= KEPT), None)
+    below = [one for one in sizes if kept is None or one.edges < kept.edges]
+    return kept, below[-1] if below else None
 
 
 def sentences(found: Scores, curves: Sequence[Curve], placed: Scores | None = None) -> tuple[str, ...]:
@@ -30,10 +39,10 @@ def sentences(found: Scores, curves: Sequence[Curve], placed: Scores | None = No
         "verified."
     ]
     for curve in curves:
-        enough = [one for one in curve.absolute if one.f >= KEPT]
+        enough, _ = smallest(curve)
         said.append(
             f"Of the circuits that were run, by |importance|, the smallest that keeps {KEPT:.0%} has "
-            f"{whole(enough[0].edges)} of them (f = {plain(enough[0].f)})."
+            f"{whole(enough.edges)} of them (f = {plain(enough.f)})."
             if enough
             else f"No circuit that was run, by |importance|, keeps {KEPT:.0%}."
         )

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from veracausa.circuits.quality.curve import Curve
+from veracausa.circuits.quality.faithfulness import Faithfulness
+from veracausa.report.chapters.feeding import KEPT, smallest
 from veracausa.report.charts.data import plural
 from veracausa.report.instrument.naming import in_full, percent, quoted
 from veracausa.scores.agreement import Agreement
@@ -53,7 +56,8 @@ def findings(section: Section, model: str) -> Findings:
     parts = [
         ("What matters", " ".join(filter(None, told))),
         ("Can the cheap estimate be trusted?", trusted(first)),
-        ("What to do next", following(first)),
+        *(("How few connections do it?", text) for text in connections(section)),
+        ("What to do next", following(first, _run(section) is not None)),
     ]
     return Findings(question(section, model), asked(section), tuple(parts))
 
@@ -237,15 +241,45 @@ def _price(scores: Scores, exact: Scores) -> str:
     return f"{price:.1f} times" if price >= 1 else f"{percent(price, least=0.01).removeprefix('+')} of"
 
 
-def following(panel: Panel) -> str:
-    """What a careful reader does next."""
+def connections(section: Section) -> list[str]:
+    """How few edges keep most of the gap, where circuits were run; nothing elsewhere."""
+    curve = _run(section)
+    if curve is None:
+        return []
+    kept, below = smallest(curve)
+    every = next(len(one) for one in section.findings if isinstance(one, Scores) and not one.units.positional)
+    share, count = percent(KEPT).removeprefix("+"), f"{every:,} connections between parts (edges)"
+    if kept is None:
+        return [f"No circuit that was run keeps {share} of the gap, of {count}."]
+    more = f"; the next smaller one that was run, {below.edges:,}, keeps {_kept(below)}" if below else ""
+    return [
+        f"The smallest circuit that was run and keeps {share} of the gap has the {kept.edges:,} strongest of {count}: "
+        f"it keeps {_kept(kept)}, all others corrupted{more}. Which are strong is estimated; what they keep was run."
+    ]
+
+
+def _run(section: Section) -> Curve | None:
+    return next((one for one in section.findings if isinstance(one, Curve)), None)
+
+
+def _kept(one: Faithfulness) -> str:
+    return percent(one.f).removeprefix("+")
+
+
+def following(panel: Panel, fed: bool = False) -> str:
+    """What a careful reader does next; `fed`: which parts feed which was asked already."""
     exact, says = panel.exact, []
     if exact.n == 1:
         says.append("Ask the same of more pairs (`--n 16`): one cannot tell a rule from a coincidence.")
     elif not stands_out(exact).any():
         says.append("Take more pairs (`--n`): standard errors shrink with the square root of their number.")
     says += _checking(panel)
-    says.append(f"To see which {plural(panel.kind)} hand on to which, `vc.discover(lm, task)` looks for a circuit.")
+    units = plural(panel.kind)
+    says.append(
+        f"Which {units} hand on to which is drawn below, live: “Which parts feed which?”"
+        if fed
+        else f"To see which {units} hand on to which, `vc.discover(lm, task)` looks for a circuit."
+    )
     return " ".join(says)
 
 

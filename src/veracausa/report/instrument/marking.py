@@ -30,6 +30,8 @@ TERMS = {
     "correlation": "How well two lists of numbers go up and down together: 1 perfectly, 0 not at all.",
     "standard error": "How far a mean over so many pairs typically is from the mean over very many.",
     "circuit": "A small set of parts and of connections between them that does what the whole model does here.",
+    "edge": "A connection: what one part writes, as one later part alone reads it. Without it that part reads the "
+    "corrupted prompt's value there, and all others what they did.",
     "wrong sign": "The estimate says that a part helps where it works against the answer, or the other way round.",
     "pair": "A prompt with a known answer, and one that differs from it in a few words and has another answer.",
 }

@@ -1,4 +1,5 @@
 /* The panel of the chosen unit: all that the study knows of it, and the calls that find what it does not know. */
+import { writeAddress } from "./address.js";
 import { el, refill } from "./dom.js";
 import { edgeBody, edgesSections } from "./edges.js";
 import { saidOf } from "./graph.js";
@@ -27,7 +28,7 @@ export function makePanel(place, page) {
   function head(chosen, name, unit) {
     const others = chosen.length > 1 ? chosen.map((one) => el("button", { type: "button", class: "chip", "aria-pressed": String(one === name), title: `Let ${one} go`, onclick: () => store.choose(one, true) }, `${one} ×`)) : [];
     return el("header", {},
-      el("div", {}, el("h2", { tabindex: -1 }, name), el("p", {}, unit ? unit.said : kindIn(name)), el("div", { class: "chips" }, ...others)),
+      el("div", {}, el("h2", { tabindex: -1 }, name, el("a", { class: "link", href: writeAddress({ units: [name] }), "aria-label": `Link to ${name}` })), el("p", {}, unit ? unit.said : kindIn(name)), el("div", { class: "chips" }, ...others)),
       el("button", { type: "button", class: "close", "aria-label": "Close, and let all go", onclick: () => page.close() }, "×"));
   }
 

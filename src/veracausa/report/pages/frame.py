@@ -12,6 +12,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from veracausa.errors import FileError
+from veracausa.report.charts.data import identifier
 from veracausa.report.charts.figures import Figure
 from veracausa.report.charts.theme import DARK, FONT, LIGHT
 from veracausa.report.packing import Columns, shared
@@ -81,7 +82,8 @@ def _rendered(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=_shown,
     )  # fmt: skip
-    environment.filters |= {"signed": signed, "plain": plain, "whole": whole}
+    environment.filters |= {"signed": signed, "plain": plain, "whole": whole, "anchor": identifier}
+    environment.filters["marked_by"] = lambda text, mark: mark(text)
     columns = Columns()
     more = beside(columns)
     specs, layouts = _packed(figures, columns)
