@@ -145,7 +145,8 @@ def test_exact_scores_and_iterated_ranks(lm, task, tmp_path):
     assert ranks.receipt is not None and "iterated" in text_of(page(ranks))
     balanced = vc.discover(lm, task[:4], method="balanced", **OPTIONS)
     assert balanced.scores.settings["by"] == "balanced" and balanced.scores.values.shape == ranks.scores.values.shape
-    settled = Scoring.of(lm, balanced.pairs, "settled", 30, 0).work.run(show_progress=False)
+    settled = Scoring.of(lm, balanced.pairs, "settled", 30, 0).run(tmp_path, show_progress=False)
+    assert len(list(tmp_path.glob("pieces/iterated-*"))) == 1  # finished rounds are kept
     assert settled.settings["settle"] > 0 and settled.settings["smallest"] == 30
     most = Scoring.of(lm, balanced.pairs, "balanced", OPTIONS["edges"], 0).work.tokens()
     assert 0 < balanced.scores.cost.token_layers <= most

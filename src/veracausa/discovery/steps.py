@@ -40,6 +40,8 @@ PIECES = "pieces"
 _SETTLE = 4
 #: Ways of learning masks for all sizes.
 _LEARNED: dict[Any, LearnedBy] = {"learned": "top-k", "matryoshka": "matryoshka"}
+#: Scores that are taken in rounds.
+_ITERATED = ("iterated", "balanced", "settled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +100,8 @@ class Scoring:
         return cast("AttributeWork | FlowWork", work)
 
     def run(self, folder: Path | None, show_progress: bool) -> Scores:
-        """Score them; `folder`: of the discovery, where unfinished pieces of exact effects and of learning are kept."""
-        pieces = folder and folder / PIECES if self.method in ("exact", *_LEARNED) else None
+        """Score them; `folder`: of the discovery, where unfinished pieces of what takes long are kept."""
+        pieces = folder and folder / PIECES if self.method in ("exact", *_LEARNED, *_ITERATED) else None
         scores: Scores = self.work.run(show_progress, pieces)
         return scores
 

@@ -169,6 +169,36 @@ def test_a_settled_circuit_is_judged_on_all_pairs(tiny, task_of):
             run(lm, task, **options)
 
 
+@pytest.mark.parametrize("by", ["abs_mean", "balanced"])
+def test_an_interrupted_selection_goes_on(tiny, task_of, tmp_path, monkeypatch, by):
+    """Bit for bit what it gives in one go, wherever it was cut; finished rounds are neither run nor counted twice."""
+    import veracausa.circuits.selection.iterated as module
+
+    lm, task, taken, scores = tiny("llama"), task_of((5, 6), n=8), [], module._scores
+    asked = {"rounds": 3, "points": 2, "by": by, "settle": 2, "smallest": 0.3}
+    whole = run(lm, task, **asked)
+
+    def counted(*args):
+        taken.append(1)
+        if len(taken) == stop:
+            raise KeyboardInterrupt
+        return scores(*args)
+
+    monkeypatch.setattr(module, "_scores", counted)
+    rounds, each = (3, 2) if by == "balanced" else (4, 1)  # calls of a settling round: both halves
+    for stop in (2, rounds + 1):  # in the second round; in the first that settles
+        folder, taken[:] = tmp_path / f"{by}{stop}", []
+        with pytest.raises(KeyboardInterrupt):
+            run(lm, task, out=folder, **asked)
+        taken[:] = [0] * 100
+        again = run(lm, task, out=folder, **asked)
+        assert len(taken) - 100 == rounds + 2 * each - (stop - 1)
+        assert torch.equal(again.values, whole.values) and again.notes == whole.notes
+        assert again.cost.token_layers == whole.cost.token_layers
+    run(lm, task, out=folder, **{**asked, "settle": 1})
+    assert len(list(folder.glob("iterated-*"))) == 2  # another question has pieces of its own
+
+
 @pytest.mark.parametrize(
     ("f_of", "weight"),
     [

@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ from veracausa.circuits.selection.balancing import BEGIN, TRIES, balanced, stren
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import kept_by, wiring_of
 from veracausa.engine.guard import attention_function
-from veracausa.engine.session import session
+from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives
 from veracausa.errors import MethodError, UnitError
 from veracausa.estimates.learned.losses import require_loss
@@ -115,7 +115,7 @@ class IterateWork:
     @property
     def slopes(self) -> int:
         """Gradients that are taken."""
-        return self.points * (len(self.sizes) - (self.start is not None)) + self.settle * len(self.turns)
+        return sum(map(self._slopes_of, range(len(self.sizes) + self.settle)))
 
     @property
     def turns(self) -> list[Task]:
@@ -141,15 +141,33 @@ class IterateWork:
         behind = sum(one for _, one in planned)
         return total + self.settle * (2 + TRIES * self.balanced) * behind
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What headers say of it."""
+        return {
+            "direction": "noising",
+            "ablation": "counterfactual",
+            **{name: getattr(self, name) for name in _SETTINGS},
+            **start_settings(self.start),
+            "unit": "rank",
+            "per_example": False,
+        }
+
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
-        """Rank all edges; finished pieces are not kept."""
+        """Rank all edges; every finished round is kept: its scores, the weight of what hurts, and f."""
+        shape, asked = (len(self.sizes) + self.settle, len(self.edges) + 2), {"units": self.edges.digest()}
         with (
-            session(self.lm, self.task, measured=False, show=show_progress) as call,
+            session(
+                self.lm, self.task, shape, dtype=torch.float64, out=out, name="iterated", asked=asked | self.settings,
+                measured=False, show=show_progress,
+            ) as call,
             call.ticking("iterated selection", self.slopes),
-        ):
-            recorded = [record(self.lm, one, call.cost) for one in self.turns]
+        ):  # fmt: skip
+            with call.anew():
+                recorded = [record(self.lm, one, call.cost) for one in self.turns]
+            call.hold(_measured(recorded))
             with attention_function(self.lm.decoder, SUFFIX):
-                ranking, back, reached = self._ranking(recorded, call.tick)
+                ranking, back, reached = self._ranking(recorded, call)
         value = np.empty(len(self.edges))
         value[ranking] = 1 - (np.arange(len(value)) + 0.5) / len(value)
         return assemble(
@@ -158,14 +176,7 @@ class IterateWork:
             self.edges,
             measured=_measured(recorded),
             method="iterated",
-            settings={
-                "direction": "noising",
-                "ablation": "counterfactual",
-                **{name: getattr(self, name) for name in _SETTINGS},
-                **start_settings(self.start),
-                "unit": "rank",
-                "per_example": False,
-            },
+            settings=self.settings,
             signed=False,
             notes=(
                 "ranks, the last edge dropped highest; one ranking for all pairs, so no error is known",
@@ -174,26 +185,28 @@ class IterateWork:
             ),
         )
 
-    def _ranking(self, recorded: list[Recorded], tick: Tick) -> tuple[np.ndarray, int, list[str]]:
+    def _ranking(self, recorded: list[Recorded], call: Session) -> tuple[np.ndarray, int, list[str]]:
         """All edges, the strongest first; how many returned on the way; of balanced circuits f and size."""
-        edges, back, weight, reached, settled = self.edges, 0, BEGIN, list[str](), list[np.ndarray]()
-        every = kept = ranking = np.arange(len(edges))
+        back, weight, f, reached, settled = 0, BEGIN, 0.0, list[str](), list[np.ndarray]()
+        every = kept = ranking = np.arange(len(self.edges))
         for number, size in enumerate([*self.sizes, *[self.last] * self.settle]):
-            settling = number >= len(self.sizes)
-            turn = number % len(recorded)
-            scored = recorded if settling else [recorded[turn]]
-            judged = recorded if settling else [recorded[(turn + 1) % len(recorded)]]
-            if number == 0 and self.start is not None:
-                own = self.start.importance().double().numpy()
-            else:
-                own = _mean_scores(scored, edges, kept, 1 if settling else self.points, self.loss, tick)
+            settling, done = number >= len(self.sizes), bool(call.done[number].all())
+            found = call.values[number].numpy()[:-2].copy() if done else self._own(recorded, number, kept, call.tick)
+            own = found
             if settling:
-                settled.append(own)
+                settled.append(found)
                 own = np.mean(settled, axis=0)
                 own[kept] *= STAYS
             among = every if settling or (self.returns and size < len(kept)) else kept
-            if self.balanced:
+            if done:
+                weight, f = call.values[number, -2:].tolist()
+                call.tick(self._slopes_of(number))
+            elif self.balanced:
+                judged = recorded if settling else [recorded[(number + 1) % len(recorded)]]
                 weight, f = balanced(weight, partial(self._f, judged, own, among, size))
+            if not done:
+                call.put(number, torch.from_numpy(np.append(found, [weight, f])))
+            if self.balanced:
                 reached.append(f"{f:.2f} of {counted(size, 'edge')}")
             chosen = self._strongest(own, among, weight)[:size]
             left = np.setdiff1d(kept, chosen)
@@ -202,6 +215,20 @@ class IterateWork:
             back += len(np.setdiff1d(chosen, kept))
             kept = np.sort(chosen)
         return ranking, back, reached
+
+    def _own(self, recorded: list[Recorded], number: int, kept: np.ndarray, tick: Tick) -> np.ndarray:
+        """Every edge's score in a round, where the circuit stands: on the pairs whose turn it is, settling on all."""
+        if number == 0 and self.start is not None:
+            return self.start.importance().double().numpy()
+        settling = number >= len(self.sizes)
+        scored = recorded if settling else [recorded[number % len(recorded)]]
+        return _mean_scores(scored, self.edges, kept, 1 if settling else self.points, self.loss, tick)
+
+    def _slopes_of(self, number: int) -> int:
+        """Gradients of a round."""
+        if number >= len(self.sizes):
+            return len(self.turns)
+        return 0 if number == 0 and self.start is not None else self.points
 
     def _f(self, recorded: Sequence[Recorded], own: np.ndarray, among: np.ndarray, size: int, weight: float) -> float:
         """f of the circuit of the strongest edges, with this weight."""
@@ -230,6 +257,7 @@ def iterate(
     returns: bool = False,
     settle: int = 0,
     start: Scores | None = None,
+    out: str | Path | None = None,
     memory: float | str | None = None,
     show_progress: bool = True,
 ) -> IterateWork:
@@ -252,6 +280,7 @@ def iterate(
         settle: so many rounds more at the last size, in which removed edges return where they count more than kept
             ones; larger sizes are then no circuits that were scored.
         start: scores of all edges, by any method, that the first round drops by, instead of its own.
+        out: a folder to keep every finished round in: an interrupted call with the same arguments goes on from there.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
@@ -261,7 +290,7 @@ def iterate(
 
     Raises:
         MethodError: options out of range. UnitError: `start` is not about all edges.
-        GapError, ContractError, NumericsError, OutOfMemoryError: as for `vc.exact`.
+        GapError, ContractError, NumericsError, OutOfMemoryError, FileError: as for `vc.exact`.
 
     >>> ranking = iterate(lm, task)
     >>> vc.curve(lm, held_out, ranking).cpr_log
