@@ -70,6 +70,24 @@ def test_its_own_run_is_that_of_faithfulness(tiny, task_of):
     assert float(found.f[0]) == vc.faithfulness(lm, task[:2], circuit, show_progress=False).f
 
 
+def test_a_circuit_of_whole_nodes_is_attacked_though_nothing_has_a_slope(tiny, task_of):
+    """One edge into a node that is out, or out of it, moves nothing (1e-12: float64), two in a row do.
+
+    So any order by the gradient at r = 0 is no order, and ascent from there would stand still.
+    """
+    lm, task = tiny("gpt2"), task_of((5, 6), n=3)
+    circuit = vc.Circuit.of_nodes(lm, ["input", "a0.h0", "m0", "a1.h1", "m1"]).prune()
+    found = attack(lm, task, circuit, budgets=["sparse", "bounded"], sizes=(1, 8, 40), largest=[0.3], goals=["down"])
+    own = float(found.f[0])
+    for one, f in zip(found.attempts, found.f.tolist(), strict=True):
+        if one.budget == "sparse" and one.amount == 1:
+            assert f == pytest.approx(own, abs=1e-12)
+        if one.by in ("greedy", "from zero") and one.amount in (40, 0.3):
+            assert f < own - 0.01
+    greedy = min(f for one, f in zip(found.attempts, found.f.tolist(), strict=True) if one.by == "greedy")
+    assert greedy < found.random("sparse", 40).min()
+
+
 def test_each_pair_with_its_own_weights_is_at_least_as_strong(tiny, task_of):
     lm, task = tiny("llama"), task_of((5, 6), n=3)
     found = attack(lm, task, some_circuit(lm), each=True, starts=["zero", "half"])

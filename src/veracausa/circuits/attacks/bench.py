@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from veracausa.circuits.attacks.attack import INSIDE, RANDOM, Attempt
-from veracausa.circuits.attacks.climbing import ascent, greedy_order, in_order, on_path, restoring
+from veracausa.circuits.attacks.climbing import (
+    GROUND,
+    ascent,
+    greedy_order,
+    in_order,
+    is_flat,
+    on_path,
+    restoring,
+)
 from veracausa.circuits.attacks.others import Field
 from veracausa.circuits.random_circuits import profiled
 from veracausa.engine.circuit_forward import Wiring, wiring_of
@@ -141,6 +149,10 @@ class Target:
     def _slopes(self) -> dict[tuple[bool, bool], Tensor]:
         return {}
 
+    def _ground(self, each: bool) -> float:
+        """Weight of all others where gradients are taken: 0, or `GROUND` where nothing has a slope at 0."""
+        return GROUND if is_flat(self.seen, self._slope(each, False)) else 0.0
+
     def sparse(self, sizes: Sequence[int], goals: Sequence[str], each: bool) -> None:
         """Restore others in every order, at these sizes; then narrow the radius."""
         found: dict[tuple[float, int], tuple[str, str, Callable[[], Tensor]]] = {}
@@ -168,8 +180,11 @@ class Target:
 
         def order() -> Tensor:
             if not made:
-                slope, along = self._slope(each, by == "path"), self.along(way)
-                made.append(greedy_order(self.seen, slope, along, sizes) if by == "greedy" else in_order(slope, along))
+                ground, along = self._ground(each), self.along(way)
+                slope = self._slope(each, by == "path" or ground > 0)
+                made.append(
+                    greedy_order(self.seen, slope, along, sizes, ground) if by == "greedy" else in_order(slope, along)
+                )
             return made[0]
 
         return order

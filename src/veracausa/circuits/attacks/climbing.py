@@ -6,6 +6,10 @@
   on which all others are restored together (its mean at r = 1/6, 1/2, 5/6: where the circuit's run is flat, as behind a
   saturated softmax, the gradient there says nothing); or *greedily*: with those chosen so far restored the gradient is
   taken anew, and chooses the next ones.
+
+Where nothing has a slope (at r = 0 of a circuit of whole nodes without dead ends, say: what leads into another node and
+out of it again is two edges at least), ascent moves all others by half of the largest weight, and both orders by
+gradients take these with all others at `GROUND` or on the path.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Where on the path from the circuit to the model gradients are taken: midpoints of three parts.
 _PATH = (1 / 6, 1 / 2, 5 / 6)
+#: Weight of all others where gradients are taken, if nothing has one at 0.
+GROUND = _PATH[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +54,8 @@ def ascent(
     for t in range(1, steps[-1] + 1):
         metric, slope = field.slope(r)
         best = _stronger(best, Point(t - 1, r, metric), way)
-        r = (r + first / t**0.5 * way * signs(slope)).clamp(0, most)
+        move = most / 2 if is_flat(field, slope) else first / t**0.5 * way * signs(slope)
+        r = (r + move).clamp(0, most)
         if t in steps:
             last = Point(t, r, field.metric(r))
             best = _stronger(best, last, way)
@@ -75,14 +82,21 @@ def on_path(field: Field, zero: Float[Tensor, "*pairs others"]) -> Float[Tensor,
     return torch.stack([field.slope(zero + at)[1] for at in _PATH]).mean(0)
 
 
+def is_flat(field: Field, slope: Float[Tensor, "*pairs others"]) -> bool:
+    """Whether this slope of M, summed over pairs or each pair's own, is within rounding of f: none."""
+    gap = field.recorded.measured.gap.double()
+    size = float(gap.sum().abs()) if slope.ndim == 1 else float(gap.abs().mean())
+    return float(slope.abs().max()) <= 64 * torch.finfo(slope.dtype).eps * size
+
+
 def greedy_order(
-    field: Field, slope: Float[Tensor, "*pairs others"], way: float, sizes: Sequence[int]
+    field: Field, slope: Float[Tensor, "*pairs others"], way: float, sizes: Sequence[int], ground: float = 0.0
 ) -> Int[Tensor, "*pairs others"]:
-    """The same, chosen anew at every size with those before restored; `slope`: at r = 0."""
+    """The same, chosen anew at every size with those before restored and the rest at `ground`; `slope`: at first."""
     chosen = in_order(slope, way)[..., : sizes[0]]
     for more in sizes[1:]:
         restored = restoring(field, chosen)
-        slope = field.slope(restored)[1]
+        slope = field.slope(restored.clamp_min(ground))[1]
         order = in_order(slope, way)
         rest = order[restored.gather(-1, order) == 0].unflatten(0, (*order.shape[:-1], -1))
         chosen = torch.cat([chosen, rest[..., : more - chosen.shape[-1]]], -1)
