@@ -194,3 +194,38 @@ def test_where_the_metric_is_linear_the_order_is_that_of_exact_effects(how, step
     descent = Descent(Linear(), training, 2, torch.full((UNITS,), learner.begin, dtype=torch.float64))
     descent.run([[0, 1]] * steps, lambda _: None, lambda: None)
     assert torch.equal(descent.values().argsort(), Linear.effects.argsort())
+
+
+@pytest.mark.parametrize(
+    ("how", "exactly"), [("share", True), ("adversarial", True), ("node-pruning", False), ("subnetwork-probing", False)]
+)
+def test_gates_of_one_size_are_open_or_closed_and_the_open_ones_are_the_strongest(how, exactly):
+    """Where the metric is linear: what is open are the largest effects, as many as are wanted, in no order.
+
+    A Lagrangian may be one off where it ends; how many a price keeps is not chosen.
+    """
+    learner = replace(LEARNERS[how], price=0.4 * UNITS, last_price=0.4 * UNITS)
+    training = Training([0] * UNITS, learner, 3, 4, None, 2)
+    descent = Descent(Linear(), training, 2, torch.full((UNITS,), learner.begin, dtype=torch.float64))
+    descent.run([[0, 1]] * learner.steps, lambda _: None, lambda: None)
+    opened = descent.open().detach()
+    count = int((opened > 0.5).sum())
+    assert count == 3 if exactly else 2 <= count < UNITS
+    order = Linear.effects.argsort(descending=True)
+    assert set(opened.argsort(descending=True)[:count].tolist()) == set(order[:count].tolist())
+    assert opened[order[:count]].min() > 0.9 and opened[order[count:]].max() < 0.1
+
+
+def test_between_open_and_closed_a_gate_has_no_best_place():
+    """P(g > 0) and E g are means of shifted sigmoids, so (E g)′ / P(g > 0)′ rises with the score.
+
+    So effect · E g − price · P(g > 0) is least where its slope is 0, and largest at an end: no price gives an order.
+    """
+    scores, at = torch.linspace(-8, 8, 65, dtype=torch.float64), (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    leaf = scores.clone().requires_grad_()
+    mean = hard(leaf[:, None], at).mean(1)  # over the noise's quantiles: E g
+    shift = 2 / 3 * torch.log((at + 0.1) / (1.1 - at))
+    assert mean.tolist() == pytest.approx(torch.sigmoid(scores[:, None] - shift).mean(1).tolist(), abs=1e-3)
+    rise = torch.autograd.grad(torch.sigmoid(leaf[:, None] - shift).mean(1).sum(), leaf)[0]
+    opened = torch.sigmoid(scores - 2 / 3 * math.log(0.1 / 1.1))
+    assert ((rise / (opened * (1 - opened))).diff() > 0).all()

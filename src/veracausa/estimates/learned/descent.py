@@ -75,6 +75,7 @@ class Descent:
     losses: list[float] = field(default_factory=list)
     holds: list[Hold] = field(init=False)
     optimiser: torch.optim.Adam = field(init=False)
+    highest: Float[Tensor, " parameters"] = field(init=False)
 
     def __post_init__(self) -> None:
         learner = self.training.learner
@@ -82,6 +83,7 @@ class Descent:
         if self.writers is not None:
             gates = self.scores.new_full((int(self.writers.max()) + 1,), learner.begin)
             self.scores = torch.cat([self.scores, gates])
+        self.highest = self.scores.clamp_min(learner.top)
         self.scores.requires_grad_()
         groups = [{"params": [self.scores], "lr": learner.lr}]
         groups += [{"params": [one], "lr": learner.lr / 10} for one in self.runs.along]
@@ -153,7 +155,7 @@ class Descent:
             one.grad = None if one.grad is None else one.grad / pairs
         self.optimiser.step()
         with torch.no_grad():
-            self.scores.clamp_(-learner.bound, learner.bound)
+            self.scores.copy_(self.scores.clamp_min(-learner.bound).minimum(self.highest))
         self.losses.append(loss)
 
     def _noise(self, step: int, pairs: list[int]) -> Float[Tensor, "rows parameters"]:

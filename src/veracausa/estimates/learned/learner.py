@@ -10,6 +10,14 @@
 `adversary`: in every step, so many steps of sign ascent choose how open the closed gates are, r ≤ `most`, and the loss
 is taken there: weights g + (1 − g) · r, r_t = clip(r_{t−1} + ½ / √t · sign, 0, most), from 0. So what is open must do
 the work whatever the rest carries.
+
+**Sets and orders.** Gates that are held to one size, or have one price a unit, say which units are in, and not which of
+them matters most: between open and closed a hard-concrete gate has no best place (E g and P(g > 0) are means of shifted
+sigmoids, and (E g)′ / P(g > 0)′ rises with the score), so all that are in end alike, and so do all that are out. Where
+the metric is linear in the gates, what stays open are the units with the largest effects. Sizes that are drawn anew
+(top-k, matryoshka) and nats of noise (bottleneck), whose price grows with what is let through, give the order of the
+effects. Scores stop at `top`, since above it hardly a draw closes the gate at all: nothing would say any more what the
+unit does, and what closes next would be chance.
 """
 
 from __future__ import annotations
@@ -24,6 +32,8 @@ from veracausa.estimates.learned.losses import MASK_LOSSES
 from veracausa.suggestions import not_known
 from veracausa.typed import require_fields
 
+#: See `Learner.top`.
+TOP = 4.0
 #: Name → in words.
 HOLDS = {
     "share": "a multiplier on a log scale brings the open share to the wanted one",
@@ -54,7 +64,8 @@ class Learner:
     share of the steps over which the wanted share falls, or the price climbs. `rise`: rate of the Lagrangian's λ.
     `each`: every pair of a step has gates of its own, drawn apart (edges: else one draw for all). `nodes`: of edges, a
     gate on every writer beside, which multiplies those of its edges. `ablation`: what closed gates let through;
-    "optimal": constants, learned along with the gates (edges only). `bound`: scores stay within ±bound.
+    "optimal": constants, learned along with the gates (edges only). `bound`: scores stay within ±bound; `highest`: nor
+    do they rise above this, or where they begin (None: `top`).
 
     >>> vc.circuits.learn(lm, task, how=vc.estimates.Learner(gates="sigmoid", hold="budget", sizes="mixed", aim="both"))
     """
@@ -69,6 +80,7 @@ class Learner:
     begin: float = 2.0
     spread: float = 1.0
     bound: float = 10.0
+    highest: float | None = None
     steps: int = 300
     lr: float = 0.3
     warm_up: float = 0.5
@@ -137,6 +149,13 @@ class Learner:
         return GATES[self.gates].temperature if self.temperature is None else self.temperature
 
     @property
+    def top(self) -> float:
+        """The highest score: of hard-concrete gates that do not compete for places 4, where 1 draw in 12 is under 1."""
+        if self.highest is not None:
+            return self.highest
+        return min(self.bound, TOP) if self.gates == "hard-concrete" and self.hold != "budget" else self.bound
+
+    @property
     def ranks(self) -> bool:
         """Whether scores are ranks (else probabilities that gates are open)."""
         return self.hold == "budget"
@@ -153,7 +172,9 @@ LEARNERS = {
     "top-k": Learner(hold="budget", sizes="log"),
     "matryoshka": Learner(gates="sigmoid", hold="budget", sizes="mixed", loss="bounded", aim="both", begin=0.0, lr=0.1),
     "adversarial": Learner(hold="budget", adversary=2),
-    "edge-pruning": Learner(hold="lagrangian", nodes=True, begin=10.0, bound=1e6, steps=3000, lr=0.8, warm_up=5 / 6),
+    "edge-pruning": Learner(
+        hold="lagrangian", nodes=True, begin=10.0, bound=1e6, highest=1e6, steps=3000, lr=0.8, warm_up=5 / 6
+    ),
     "ugs": Learner(gates="uniform", hold="price", begin=1.0, steps=1000, lr=0.1, ablation="optimal", each=True),
     "discogp": Learner(
         gates="straight-through",
