@@ -27,8 +27,9 @@ of SmolLM2-135M 38% of a forward pass; its projections are those of the model, i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,11 +101,29 @@ class Wiring:
         return bool(self.live[self.graph.block(layer).mlp].any())
 
 
+class Room:
+    """Memory that one run after the other writes its changes into: a new piece of that size is laid out page by page.
+
+    >>> changes = room.of(157, 10, 12, 768, like=stream)
+    """
+
+    def __init__(self) -> None:
+        self._held: Tensor | None = None
+
+    def of(self, *shape: int, like: Tensor) -> Tensor:
+        """Room for some numbers, which may be anything; what had it before has it no longer."""
+        count, held = prod(shape), self._held
+        if held is None or len(held) < count or (held.dtype, held.device) != (like.dtype, like.device):
+            self._held = held = None  # the old one goes before the new one comes
+            self._held = held = like.new_empty(count)
+        return held[:count].view(shape)
+
+
 @dataclass(eq=False)
 class CircuitForward:
     """Runs circuits on the pairs of one bucket; the attention function must be `attention.SUFFIX`.
 
-    `tokens`: how many positions, of all rows together, may be run at once (None: all).
+    `tokens`: how many positions, of all rows together, may be run at once (None: all). `room`: see `Room`.
     """
 
     decoder: Decoder
@@ -112,11 +131,12 @@ class CircuitForward:
     ablated: Ablated
     cost: Cost
     tokens: int | None = None
+    room: Room = field(default_factory=lambda: Room())
 
     @classmethod
-    def of(cls, lm: Model, tape: Tape, ablated: Ablated, cost: Cost) -> CircuitForward:
+    def of(cls, lm: Model, tape: Tape, ablated: Ablated, cost: Cost, room: Room | None = None) -> CircuitForward:
         """One that runs so many positions at once as fit into memory."""
-        return cls(lm.decoder, tape, ablated, cost, tokens_at_once(lm, tape.length))
+        return cls(lm.decoder, tape, ablated, cost, tokens_at_once(lm, tape.length), room or Room())
 
     def __call__(self, wiring: Wiring, rows: slice) -> Float[Tensor, "rows tail width"]:
         """Final residual at the tail of a range of the bucket's examples."""
@@ -140,7 +160,7 @@ class CircuitForward:
         exact = torch.promote_types(end.dtype, torch.float32)
         place = {int(writer): i for i, writer in enumerate(order)}
         shape = (len(end), len(at), decoder.width)
-        changes = torch.empty(len(order), *shape, dtype=exact, device=end.device)
+        changes = self.room.of(len(order), *shape, like=end.new_empty(0, dtype=exact))
         if 0 in place:
             changes[0] = ablated.input_change(rows)
 

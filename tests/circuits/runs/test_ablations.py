@@ -68,6 +68,17 @@ def test_mean_ablation_is_over_prompts_not_over_writers_or_the_last_position(tin
     agree(found.metric, theirs, lm.measure(task).gap)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_circuits_that_share_their_memory_are_those_alone_bit_for_bit(tiny, task_of, family):
+    """A larger circuit, a smaller one, and the first again write into the same room, pairs of two lengths."""
+    lm, task = tiny(family), task_of((5, 6), n=4)
+    small, _, large = some_masks(lm)
+    together = run(lm, task, [large, small, large]).metric
+    assert torch.equal(together[0], together[2])
+    for mask, metric in zip((large, small), together, strict=False):
+        assert torch.equal(run(lm, task, [mask]).metric[0], metric)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "gemma2"])
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
 def test_all_edges_are_the_clean_run(tiny, task_of, agree, family, ablation):

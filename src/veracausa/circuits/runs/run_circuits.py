@@ -27,7 +27,7 @@ from veracausa.effects.optimal_descent import Learning
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import rows_per_chunk
-from veracausa.engine.circuit_forward import CircuitForward, Wiring, all_edges_mask, wiring_of
+from veracausa.engine.circuit_forward import CircuitForward, Room, Wiring, all_edges_mask, wiring_of
 from veracausa.engine.footprint import Footprint
 from veracausa.engine.guard import attention_function, precision_of
 from veracausa.engine.memory import chunks
@@ -260,11 +260,11 @@ def _bucket(
     bucket: Bucket, wirings: Sequence[Wiring], how: AblatedEdges, tick: Tick
 ) -> Float[Tensor, "circuits metric_and_kl examples"]:
     """M and KL of every circuit on the pairs of one bucket; the unembedding is read once for many circuits."""
-    lm, tape, read, lasts = bucket.lm, bucket.tape, bucket.read, []
+    lm, tape, read, lasts, room = bucket.lm, bucket.tape, bucket.read, [], Room()
     with attention_function(lm.decoder, SUFFIX):
         require_whole_is_clean(lm, CircuitForward.of(lm, tape, how.of(lm, tape, -1), bucket.cost), read)
         for number, wiring in enumerate(wirings):
-            lasts.append(_last(CircuitForward.of(lm, tape, how.of(lm, tape, number), bucket.cost), lm, wiring))
+            lasts.append(_last(CircuitForward.of(lm, tape, how.of(lm, tape, number), bucket.cost, room), lm, wiring))
             tick(len(bucket.every))
     last, divergence = torch.cat(lasts), read.divergence(tape.clean)
     parts = []
