@@ -252,7 +252,7 @@ def test_a_part_has_its_edges_in_the_panel_and_an_edge_can_be_chosen(fresh, foun
     text = page.locator("#unit").inner_text()
     assert f"{importance[edge]:+.4f}".replace("-", "−") in text
     rank = 1 + ranked(found, "abs_mean").index(edge)
-    assert f"Number {rank} of {len(importance)} edges by size" in text
+    assert f"number {rank} of {len(importance)} edges by size" in text.lower()
     exact = found.exact().get(edge)
     assert ("not run" if exact is None else f"{exact:+.4f}".replace("-", "−")) in text
     rows = page.locator("#edges tr.chosen").evaluate_all("all => all.map((one) => one.dataset.unit)")

@@ -197,7 +197,7 @@ def test_how_few_connections_keep_the_behaviour_is_read_off_what_was_run(study):
     scores, curve = (next(one for one in section.findings if type(one) is kind) for kind in (Scores, Curve))
     said = dict(findings(section, "m").said)
     kept = next(one for one in curve.absolute if one.f >= 0.8)
-    wanted = f"has the {kept.edges:,} strongest of {len(scores):,} connections between parts (edges): it keeps "
+    wanted = f"has the {kept.edges:,} strongest of {len(scores):,} edges (connections between parts): it keeps "
     assert f"{wanted}{percent(kept.f)[1:]}" in said["How few connections do it?"]
     assert "looks for a circuit" not in said["What to do next"]
     none = dataclasses.replace(section, findings=(scores,))

@@ -49,7 +49,7 @@ export function makeApart(place, page, circuit) {
     const beyond = circuit.total > circuit.edges.count ? ` The page has the ${count(circuit.edges.count)} of the best ranks, of ${count(circuit.total)} that either keeps.` : "";
     legend.replaceChildren(
       el("p", { class: "keepers" }, el("i", { class: "both" }), "both keep it ", el("i", { class: "a" }), "A only ", el("i", { class: "b" }), "B only"),
-      el("p", {}, `${count(edges.length)} edges between ${count(touched.size)} parts; wider is stronger, each beside the strongest of its own circuit.${beyond} Click a part or an edge, or use arrow keys and Enter.`));
+      el("p", {}, `${count(edges.length)} edges between ${count(touched.size)} parts; wider is stronger, each beside the strongest of its own circuit.${beyond}`, el("span", { class: "ask" }, " Click a part or an edge, or use arrow keys and Enter.")));
     stage.canvas.setAttribute("aria-label", `Both circuits: ${edges.length} edges between ${touched.size} parts. Arrow keys move from part to part, Enter chooses, Shift and Enter chooses one more. The panel has a part’s edges.`);
   }
   function text({ node, edge }) {

@@ -5,7 +5,7 @@ import { asCsv, asGraphml, asJson, asNeuronpedia, edgeRows, notForNeuronpedia } 
 import { circuitOf, edgesOf, measuredAt, nodesNamed, partsOf, placedOf, readGroups, sizeAt, smallestWith, stepAt, thresholdOf, writeGroups } from "./graph.js";
 import { pngOf, svgOf } from "./ink.js";
 import { sizesPlot } from "./plots.js";
-import { shown } from "./scales.js";
+import { shown, unsigned } from "./scales.js";
 import { makeStage } from "./stage.js";
 
 const STEPS = 400;
@@ -107,7 +107,7 @@ export function makeCircuit(place, page, circuit) {
     const spoken = here ? `f ${here.f.toFixed(3)}, measured` : "not measured at this size";
     slider.setAttribute("aria-valuetext", `${count(size)} edges, ${spoken}`);
     told.replaceChildren(
-      el("p", { class: "big" }, `${count(size)} edge${size === 1 ? "" : "s"}`, el("small", {}, ` ${percent}${least}`)),
+      el("p", { class: "big" }, `${count(size)} edge${size === 1 ? "" : "s"}`, el("small", {}, ` ${RANKED[ranking]}; ${percent}${least}`)),
       here
         ? el("dl", { class: "run" }, fact("f", `${here.f.toFixed(3)}${error}`), fact("KL", here.kl === null ? "–" : here.kl.toFixed(3)), here.living !== null && fact("can matter", count(here.living)), ...radii(ranking, size, measured), el("p", { class: "note" }, `Measured at this size on ${measured.title} (${measured.ablation} ablation).`))
         : el("p", { class: "unmeasured" }, el("b", {}, "Not measured at this size."), where ? ` Measured nearest: ${where}.` : " No circuit of this ranking was run."),
@@ -188,7 +188,7 @@ export function makeCircuit(place, page, circuit) {
     const beyond = held < state.size ? `; the page has the ${count(held)} strongest of them` : "";
     const signs = circuit.signed ? "blue supports the behaviour, orange works against it" : "magnitudes, no sign";
     const where = state.over ? placing() : filter || beyond;
-    legend.replaceChildren(el("p", {}, `${count(own.length)} ${edges} between ${count(parts)} parts${where}${more.length ? `, and ${count(more.length)} between pinned parts, dashed` : ""}; ${signs}, wider is stronger. Click a part or an edge, or use arrow keys and Enter.`),
+    legend.replaceChildren(el("p", {}, `${count(own.length)} ${edges} between ${count(parts)} parts${where}${more.length ? `, and ${count(more.length)} between pinned parts, dashed` : ""}; ${signs}, wider is stronger.`, el("span", { class: "ask" }, " Click a part or an edge, or use arrow keys and Enter.")),
       state.over ? el("p", {}, `Thin grey lines: what attention carries from a key/value head to later positions, which has no score of its own.${view.caution ? ` ${view.caution[0].toUpperCase()}${view.caution.slice(1)}.` : ""}`) : "");
     stage.canvas.setAttribute("aria-label", `${RANKED[state.ranking]}, over ${state.over ? "layers and positions" : "layers and heads"}: ${own.length} ${edges} between ${parts} parts. Arrow keys move from part to part, Enter chooses, Shift and Enter chooses one more. The panel has a part’s edges.`);
   }
@@ -209,9 +209,9 @@ export function makeCircuit(place, page, circuit) {
     if (table.dataset.of === key) return page.mark(table);
     table.dataset.of = key;
     const rows = edgeRows({ circuit: view, shown: own });
-    const cell = (value) => el("td", { class: "number" }, shown(value, false, 4));
+    const cell = (value, write = shown) => el("td", { class: "number" }, write(value, false, 4));
     table.replaceChildren(el("table", {}, el("thead", {}, el("tr", {}, ...["edge", "importance", "± SE", "exact"].map((head, i) => el("th", { scope: "col", class: i ? "number" : "text" }, el("span", {}, head))))),
-      el("tbody", {}, ...rows.slice(0, LISTED).map((row) => el("tr", {}, el("td", {}, row.name), cell(row.importance), cell(row.stderr), cell(row.exact))))),
+      el("tbody", {}, ...rows.slice(0, LISTED).map((row) => el("tr", {}, el("td", {}, row.name), cell(row.importance), cell(row.stderr, unsigned), cell(row.exact))))),
     rows.length > LISTED ? el("p", { class: "note" }, `The ${LISTED} strongest of ${count(rows.length)}; the downloads have all.`) : "");
     return page.mark(table);
   }

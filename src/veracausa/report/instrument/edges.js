@@ -51,10 +51,11 @@ export function edgeBody(circuit, name) {
   const value = importance[i];
   const does = !circuit.signed || !value ? "" : value > 0 ? "It supports the behaviour" : "It works against the behaviour";
   const fact = (text, number) => el("tr", {}, el("th", { scope: "row" }, text), el("td", { class: "number" }, number));
-  const among = rank ? `Number ${rank.toLocaleString("en")} of ${circuit.total.toLocaleString("en")} edges${atPositions(circuit)} by size` : "";
-  const selected = circuit.orders.selected.includes(i) ? "in the selected circuit" : "not in the selected circuit";
+  const among = rank ? `number ${rank.toLocaleString("en")} of ${circuit.total.toLocaleString("en")} edges${atPositions(circuit)} by size` : "";
+  const selected = !circuit.orders.selected.length ? "" : circuit.orders.selected.includes(i) ? "in the selected circuit" : "not in the selected circuit";
+  const facts = [does, among, selected].filter(Boolean).join("; ");
   return [
-    el("section", {}, el("h3", {}, "Importance"), el("p", { class: "big" }, shown(value, false, 4), el("small", {}, stderr[i] === null ? "" : ` ± ${stderr[i].toPrecision(3)}`)), el("p", {}, `${[does, among, selected].filter(Boolean).join("; ")}.`),
+    el("section", {}, el("h3", {}, "Importance"), el("p", { class: "big" }, shown(value, false, 4), el("small", {}, stderr[i] === null ? "" : ` ± ${stderr[i].toPrecision(3)}`)), el("p", {}, `${facts[0].toUpperCase()}${facts.slice(1)}.`),
       el("table", {}, el("tbody", {}, fact(`scored by ${circuit.method}`, shown(value, false, 4)), fact("exact", exact === undefined ? "not run" : shown(exact, false, 4)), exact === undefined ? null : fact("off by", shown(value - exact, false, 4))))),
     between(circuit, i, exact === undefined ? el("p", { class: "note" }, "Its exact effect: ", el("code", {}, `vc.exact(lm, task, units=["${name}"])`)) : null),
   ];

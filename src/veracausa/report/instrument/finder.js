@@ -4,7 +4,7 @@ import { filtered, layerRange, missOf, sorted } from "./choosing.js";
 import { el, menu, refill } from "./dom.js";
 import { asWritten, edgesFound } from "./graph.js";
 import { unitsOfKind } from "./packed.js";
-import { shown } from "./scales.js";
+import { shown, unsigned } from "./scales.js";
 
 const MOST = 25;
 
@@ -64,10 +64,10 @@ export function makeFinder(place, page) {
     return edgesFound(circuit, asWritten(find), { sign, from, to }).map((i) => ({ circuit, i, name: circuit.edges.name[i] }));
   }
   function edgeList(found) {
-    const number = (value) => el("td", { class: "number" }, shown(value, false, 4));
+    const number = (value, write = shown) => el("td", { class: "number" }, write(value, false, 4));
     return el("table", {},
       el("thead", {}, el("tr", {}, ["edge", "importance", "± SE", "exact"].map((head, i) => el("th", { scope: "col", class: i ? "number" : "text" }, el("span", {}, head))))),
-      el("tbody", {}, found.map(({ circuit, i, name }) => el("tr", {}, el("td", {}, name), number(circuit.edges.importance[i]), number(circuit.edges.stderr[i]), number(circuit.exact.get(i))))));
+      el("tbody", {}, found.map(({ circuit, i, name }) => el("tr", {}, el("td", {}, name), number(circuit.edges.importance[i]), number(circuit.edges.stderr[i], unsigned), number(circuit.exact.get(i))))));
   }
 
   function table(units, estimates) {

@@ -248,7 +248,7 @@ def connections(section: Section) -> list[str]:
         return []
     kept, below = smallest(curve)
     every = next(len(one) for one in section.findings if isinstance(one, Scores) and not one.units.positional)
-    share, count = percent(KEPT).removeprefix("+"), f"{every:,} connections between parts (edges)"
+    share, count = percent(KEPT).removeprefix("+"), f"{every:,} edges (connections between parts)"
     if kept is None:
         return [f"No circuit that was run keeps {share} of the gap, of {count}."]
     more = f"; the next smaller one that was run, {below.edges:,}, keeps {_kept(below)}" if below else ""

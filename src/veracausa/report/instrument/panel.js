@@ -5,7 +5,7 @@ import { edgeBody, edgesSections } from "./edges.js";
 import { saidOf } from "./graph.js";
 import { streamOf, toldOf } from "./packed.js";
 import { beside, curve, strip } from "./plots.js";
-import { shown } from "./scales.js";
+import { shown, unsigned } from "./scales.js";
 
 export function makePanel(place, page) {
   const { store } = page;
@@ -20,7 +20,7 @@ export function makePanel(place, page) {
     if (!name) return;
     const unit = page.units().get(name);
     const top = place.querySelector(".body")?.scrollTop || 0;
-    refill(place, head(chosen, name, unit), el("div", { class: "body", tabindex: 0, role: "region", "aria-label": "What is known of it" }, ...(unit ? body(unit) : other(name))));
+    refill(place, head(chosen, name, unit), el("div", { class: "body", tabindex: 0, role: "region", "aria-label": "What is known of it" }, ...(unit ? body(unit) : other(name)).filter(Boolean)));
     if (place.dataset.of === name) place.querySelector(".body").scrollTop = top;
     place.dataset.of = name;
   }
@@ -35,8 +35,16 @@ export function makePanel(place, page) {
   /* What is no unit with an effect of its own, but a part or an edge of a circuit. */
   function other(name) {
     const edge = views().find((one) => one.at.has(name));
-    if (edge) return edgeBody(edge, name);
+    if (edge) return [...edgeBody(edge, name), chosenEdges(edge)];
     return [...edges(name), missing(name)];
+  }
+  /* All chosen edges of a drawing beside each other, where there are several. */
+  function chosenEdges({ at, edges: all, a, b }) {
+    const chosen = store.get().units.filter((one) => at.has(one));
+    if (chosen.length < 2) return null;
+    const columns = a ? [a, b] : [all.importance];
+    const rows = chosen.map((one) => el("tr", {}, el("th", { scope: "row" }, one), ...columns.map((column) => el("td", { class: "number" }, shown(column[at.get(one)], false, 4)))));
+    return part("The chosen ones beside each other", [table(["edge", ...(a ? ["A", "B"] : ["importance"])], rows)]);
   }
   const circuits = () => page.section().circuits;
   /* Circuits, and the same at positions. */
@@ -162,7 +170,7 @@ export function makePanel(place, page) {
     if (!own.length) return null;
     const rows = own.map((one) => {
       const share = unit.kind.share && !one.about.includes("logits");
-      const error = one.error === null || one.error === undefined ? "" : ` ± ${shown(Math.abs(one.error), share).replace("+", "")}`;
+      const error = one.error === null || one.error === undefined ? "" : ` ± ${unsigned(one.error, share)}`;
       return el("tr", {}, el("th", { scope: "row" }, one.title, el("small", {}, one.about)), el("td", { class: "number" }, shown(one.value, share), error));
     });
     return part("Other questions", [table(["asked", "found, ± standard error"], rows)]);

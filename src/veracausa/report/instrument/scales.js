@@ -8,6 +8,9 @@ export function shown(value, share, digits = share ? 1 : 3) {
   return `${sign}${size}${share ? " %" : ""}`;
 }
 
+/* The same of what has no sign, such as a standard error. */
+export function unsigned(value, share, digits) { return shown(value, share, digits).replace(/^[+−]/, ""); }
+
 /* A colour of a list of stops, at 0 … 1. */
 export function colourAt(stops, at) {
   const place = Math.min(1, Math.max(0, at)) * (stops.length - 1);
