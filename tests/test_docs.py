@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 from shown_lines import same
 
+import veracausa as vc
+
 ROOT = Path(__file__).parents[1]
+NAME = "smollm2-135m"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 
@@ -69,8 +72,10 @@ GUIDES = [
 
 
 @pytest.mark.parametrize("page", GUIDES)
-def test_python_blocks_run_and_print_what_they_promise(page, tmp_path, monkeypatch, tables_as_they_were):
+def test_python_blocks_run_and_print_what_they_promise(page, tmp_path, monkeypatch, tables_as_they_were, smollm2):
     monkeypatch.chdir(tmp_path)
+    load = vc.load  # the model that most guides begin with is read once for all of them
+    monkeypatch.setattr(vc, "load", lambda *what, **how: load(*what, **how) if how or what != (NAME,) else smollm2)
     session: dict = {}
     ran, before = 0, tables_as_they_were()
     for block in BLOCK.findall(page.read_text()):
@@ -124,6 +129,23 @@ def test_every_command_of_the_readme_exists():
     assert used <= known
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"^make ([a-z-]+)", (ROOT / "README.md").read_text(), re.M)) <= targets
+
+
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """What a page's headings are called in links: small letters and numbers, hyphens for spaces."""
+    headings = re.findall(r"^#+ (.+)", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / "docs" / "results").glob("*.md"), ROOT / "CONTRIBUTING.md"], ids=str)
+def test_every_link_leads_somewhere(page):
+    for place, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        target = page.parent / place if place else page
+        assert target.exists(), place
+        assert not anchor or anchor in anchors(target), f"{place}#{anchor}"
 
 
 def test_every_paper_is_in_the_references():

@@ -37,6 +37,7 @@ def test_import_takes_no_time():
     assert any(float(python(code)) < 0.3 for _ in range(3))
 
 
+@pytest.mark.slow
 def test_the_library_itself_takes_under_three_tenths_of_what_torch_and_transformers_take():
     """Everything of ours, scipy and pandas included, in processor time: 1.5 s where theirs takes 5.
 

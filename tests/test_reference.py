@@ -6,6 +6,8 @@ import importlib
 import inspect
 import logging
 import re
+import runpy
+from functools import cache
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,12 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
+@cache
+def written() -> dict[str, str]:
+    """The pages of the reference as mkdocs is given them."""
+    return runpy.run_path(str(ROOT / "scripts" / "reference_pages.py"))["pages"]()
+
+
 def public() -> dict[str, list[str]]:
     """Page → the names that it must hold."""
     on_face = set(vc._HOMES)
@@ -60,6 +68,15 @@ def plain(text: str) -> str:
 
 
 @pytest.mark.parametrize("page", public())
+def test_every_public_name_has_a_docstring_and_a_page(page):
+    for name in public()[page]:
+        value = getattr(importlib.import_module(page.replace("vc", "veracausa", 1)), name)
+        assert not callable(value) or len((value.__doc__ or "").split("\n\n")[0]) > 20, name
+        assert f"heading: {page}.{name}," in written()[f"reference/{page}.md"], name
+
+
+@pytest.mark.slow  # the site takes ten seconds to build; links of the guides: `test_docs`
+@pytest.mark.parametrize("page", public())
 def test_every_public_name_has_its_docstring(site, page):
     html = (site / "reference" / f"{page}.html").read_text(encoding="utf-8")
     headings = re.findall(r'class="doc doc-heading">\s*([\w.]+)', html)
@@ -71,6 +88,7 @@ def test_every_public_name_has_its_docstring(site, page):
             assert plain((value.__doc__ or "").split("\n\n")[0])[:40] in shown, name
 
 
+@pytest.mark.slow  # the site takes ten seconds to build; links of the guides: `test_docs`
 def test_nothing_is_loaded_from_elsewhere(site):
     """A link may lead out; what a browser fetches by itself may not."""
     for path in site.rglob("*.html"):

@@ -80,9 +80,6 @@ class OfAFamily:
         with torch.no_grad():
             return part(x)
 
-    def test_contracts_hold(self, lm):
-        assert all(contract.ok and contract.tolerance <= 1e-9 for contract in lm.check())
-
 
 class TestGPT2(OfAFamily):
     family, model_type = "gpt2", "gpt2"
@@ -137,6 +134,12 @@ class TestGemma3(OfAFamily):
 class TestGPTNeo(OfAFamily):
     family, model_type = "gpt_neo", "gpt_neo"
     gated, learned_positions = False, True
+
+
+@pytest.mark.parametrize("of", tiny_models.mostly_slow([*tiny_models.FAMILIES, "gpt_neo"], ("gpt_neox", "gemma3")))
+def test_contracts_hold(tiny, of):
+    """Of llama and gemma2 in tests/contracts and tests/engine."""
+    assert all(contract.ok and contract.tolerance <= 1e-9 for contract in tiny(of).check())
 
 
 def test_every_family_has_its_class():

@@ -4,12 +4,10 @@ import pytest
 from word_tokenizer import word_tokenizer
 
 
-@pytest.fixture(scope="session", params=["smollm2-135m", "gemma3-270m"])
+@pytest.fixture(scope="session", params=["smollm2", "gemma3"])
 def real(request):
     """The tokenizer of a real model: SmolLM2 adds no start token, Gemma does; both split numbers into digits."""
-    from veracausa.loading.resolve import resolve
-
-    return resolve(request.param).tokenizer
+    return request.getfixturevalue(request.param).tokenizer
 
 
 @pytest.fixture(scope="session")
