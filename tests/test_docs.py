@@ -62,7 +62,7 @@ LONG = {
     *("spans.md", "replacements.md", "attention_patterns.md", "circuits.md", "paths.md", "learned-masks.md"),
     *("trust.md", "receipts.md", "methods.md", "questions.md", "first-look.md", "ablation.md", "groups.md", "lens.md"),
     *("wrapped.md", "experts.md", "dictionaries.md", "features.md", "interactions.md", "attribution-graphs.md"),
-    *("pruning.md", "which-circuit.md", "sweeps.md", "large-models.md", "chat.md"),
+    *("pruning.md", "which-circuit.md", "sweeps.md", "large-models.md", "chat.md", "page.md"),
 }
 GUIDES = [
     pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name in LONG else ())

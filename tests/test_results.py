@@ -99,8 +99,7 @@ def test_in_a_notebook_it_is_text_and_a_table(made, kind):
 def test_it_is_drawn_as_large_as_is_asked(made, kind):
     spec = made[kind].chart(width=250, height=150).to_dict()
     views = spec.get("concat", [spec])
-    assert all(view["width"] == 250 and view["height"] == 150 for view in views)
-    assert made[kind].chart().to_dict()["title"]
+    assert all(view["width"] == 250 and view["height"] == 150 for view in views) and spec["title"]
 
 
 def same(one, other) -> bool:

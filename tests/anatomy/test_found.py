@@ -49,6 +49,7 @@ def test_a_factor_or_a_shift_works(task_of, reference, agree, part, kind):
     agree(scores.values, reference(naive.exact, lm, task, scores.units), 1.0)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("part", ["post_attention_layernorm", "post_feedforward_layernorm"])
 @pytest.mark.parametrize("kind", CHANGES)
 def test_on_post_norms_too(task_of, part, kind):

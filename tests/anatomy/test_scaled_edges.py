@@ -34,6 +34,7 @@ def edges(lm):
     return [*EDGES, *first.values()]
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("family", "over"), CASES)
 def test_effects_and_slopes_are_those_of_a_naive_graph(family, over, task_of):
     """EAP against the central difference of a partly kept edge: its error is h² · a third derivative, h = 1e-4."""

@@ -62,6 +62,7 @@ def test_iterated_selection_costs_what_it_says(scored):
         assert vc.circuits.iterate.work(lm, task, **how).tokens() == found.cost.token_layers
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("how", ["share", "top-k"])
 def test_learning_costs_what_it_says(scored, how):
     """But for the two runs of the circuit that is found, which are counted as the whole graph's."""
@@ -105,6 +106,7 @@ KEPT = {
 }
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("name", KEPT)
 def test_what_every_call_runs_anew_counts_once(name, tmp_path):
     """Pairs that are recorded to go on from, and what is run at the end: a finished call costs no more next time."""

@@ -68,7 +68,7 @@ def test_what_is_known_is_taken(tiny, task_of, found, tmp_path):
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
 def test_cost_is_what_was_planned(tiny, task_of, family):
-    lm, task = tiny(family), task_of((6, 6, 8, 8), n=8)
+    lm, task = tiny(family), task_of((6, 6, 8, 8), n=4)
     every = SHORT | {"learning": Learning(steps=2, rate=0.1, batch=2)}
     found = baselines(lm, task, **every)
     constants = vc.effects.optimal_constants(lm, task, learning=every["learning"], most=None, show_progress=False)

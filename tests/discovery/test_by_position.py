@@ -39,6 +39,7 @@ def sums(scores) -> dict[str, torch.Tensor]:
     return total
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("family", "method"), [("llama", "eap"), ("gpt2", "eap-gp"), ("gemma3", "relp"), ("llama", "ifr")]
 )

@@ -230,10 +230,9 @@ def test_the_model_is_left_as_it_was(task_of):
 
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(SOME, fast=("gpt2",)))
 def test_contracts_hold(family):
-    outcomes = {one.number: one for one in as_model(adapted(family), family).check()}
-    assert outcomes[16].ok and 16 not in {
-        one.number for one in as_model(tiny_models.make(family, seed=1), family).check()
-    }
+    outcomes = as_model(adapted(family), family).check()
+    assert all(one.ok for one in outcomes)
+    assert 16 in {one.number for one in outcomes}  # of models without adapters it is not asked: tests/contracts
 
 
 def test_shapley_and_last_in(task_of):

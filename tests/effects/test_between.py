@@ -14,6 +14,7 @@ FAMILIES = ["llama", "gpt2", "gemma2", "olmo2", "granite", "bloom", "gpt_neox-se
             "gemma4-experts", "gemma4-own-inputs"]  # fmt: skip
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES, fast=("llama", "gemma2")))
 @pytest.mark.parametrize("layer", [1, 2])
 def test_effects_and_slopes_are_those_of_whole_runs(family, layer):

@@ -139,6 +139,7 @@ def test_kinds_per_position_by_name(tiny, task_of):
 WAYS = [{}, {"direction": "denoising"}, {"ablation": "zero"}, {"ablation": "mean"}, {"ablation": "resample", "seed": 1}]
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("options", WAYS, ids=str)
 @pytest.mark.parametrize("kind", ["heads", "neurons"])
 @pytest.mark.parametrize("family", FEW)
@@ -152,6 +153,7 @@ def test_rows_and_prefix_change_nothing(tiny, task_of, agree, family, kind, opti
         agree(exact(lm, task, units, **options, **way).values, scores.values, scores.gap)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("options", WAYS, ids=str)
 def test_a_subset_or_another_order_of_units_gives_the_same_numbers(tiny, task_of, agree, options):
     lm, task = tiny("llama"), task_of((6, 7), n=4)
@@ -178,6 +180,7 @@ def test_resample_depends_on_its_seed(tiny, task_of):
     assert (one - other).abs().max() > 1e-3
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_eager_and_sdpa(tiny, task_of, agree, family):
     if family == "gemma2":
@@ -194,6 +197,7 @@ def test_eager_and_sdpa(tiny, task_of, agree, family):
 # ---- ends that are known without a reference ------------------------------------------------------------------------
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_whole_residual_stream_is_the_gap(tiny, task_of, agree, family):
     """All of the stream replaced, at any layer, is the corrupted run; restored, the clean one."""

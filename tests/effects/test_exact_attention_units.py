@@ -96,10 +96,10 @@ def test_per_position_otherwise(tiny, task_of, agree, family, kind, ablation):
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_and_prefix_change_nothing(tiny, task_of, agree, kind):
-    lm, task = tiny("mistral"), task_of((6, 7), n=4)
+    lm, task = tiny("mistral"), task_of((6, 7), n=3)
     for units in (kind, f"{kind}@positions"):
         scores = exact(lm, task, units)
-        for way in ({"rows": 1}, {"rows": 5}, {"share_prefix": False}, {"rows": 5, "share_prefix": False}):
+        for way in ({"rows": 1}, {"rows": 5, "share_prefix": False}):
             agree(exact(lm, task, units, **way).values, scores.values, scores.gap)
 
 

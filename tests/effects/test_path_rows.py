@@ -238,6 +238,7 @@ def test_heads_behind_the_users_hook(tiny, task_of, agree, family):
         handle.remove()
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lower_precision(tiny, task_of, dtype):
     exactly, lm = tiny("llama"), tiny("llama", fresh=True, dtype=dtype)

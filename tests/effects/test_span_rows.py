@@ -104,6 +104,7 @@ def test_spans_set_to_zero(tiny, at_spans, family, where):
     torch.testing.assert_close(scores.values, wanted, rtol=1e-8, atol=1e-10, equal_nan=True)
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("ablation", ["counterfactual", "zero", "mean"])
 @pytest.mark.parametrize("kind", [*KINDS, "patterns"])
 def test_a_span_of_one_token_is_that_position(tiny, at_spans, kind, ablation):

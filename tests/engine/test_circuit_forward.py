@@ -36,6 +36,7 @@ def run(lm, task, masks, **options):
     return run_circuits(lm, task, masks, show_progress=False, **options)
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_ends_on_mixed_lengths(tiny, task_of, agree, family):
     """The rest of contract 4 (all but one edge, all but a writer's) is in `veracausa.contracts.edges`."""
@@ -46,6 +47,7 @@ def test_both_ends_on_mixed_lengths(tiny, task_of, agree, family):
     assert found.kl[0].abs().max() < 1e-12 and (found.kl[1] > 1e-4).all()
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.8])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_random_circuits_reader_by_reader(tiny, task_of, agree, family, share):
@@ -104,6 +106,7 @@ def test_what_cannot_go_on_from_keys_and_values_runs_whole(tiny, task_of, agree,
     assert torch.equal(run(lm, task, masks).metric, found.metric) and not lm.decoder.shares_prefixes
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("family", [family for family in FAMILIES if not family.startswith("gemma")])
 def test_edges_on_no_way_from_input_to_logits_change_nothing(tiny, task_of, agree, family):
     lm, task = tiny(family), task_of((5, 7), n=2)

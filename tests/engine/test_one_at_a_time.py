@@ -142,6 +142,7 @@ def test_weights_made_in_inference_mode_are_refused_in_words(task_of):
         lm.measure(task_of(6))
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
 @pytest.mark.parametrize("setting", ["return_dict", "use_cache"])
 def test_settings_of_outputs_are_the_users(tiny, task_of, family, setting):

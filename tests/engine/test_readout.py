@@ -83,6 +83,7 @@ def test_exact_effects_are_those_of_whole_runs(tiny, task_of, reference, way, un
         torch.testing.assert_close(ours.values, theirs, rtol=0, atol=1e-9, equal_nan=True)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES))
 @pytest.mark.parametrize("way", ["mean", "continuation", "function of several"])
 def test_every_family(tiny, task_of, reference, family, way):

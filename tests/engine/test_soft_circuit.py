@@ -45,6 +45,7 @@ def ready(tiny, task_of, request):
         yield lm, task, *soft(lm, task)
 
 
+@pytest.mark.cases(4)
 def test_weights_of_0_and_1_are_circuits(ready, agree):
     lm, task, circuit, rows = ready
     whole = all_edges_mask(lm.graph)
@@ -83,6 +84,7 @@ def test_gradients_that_wait_are_those_of_plain_autograd(waiting, monkeypatch):
             torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)  # sums in another order
 
 
+@pytest.mark.cases(4)
 def test_the_gradient_at_1_is_minus_eap(ready, agree):
     lm, task, circuit, rows = ready
     scores = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)

@@ -29,6 +29,7 @@ def part(name):
     return int(stem[1]), own if own == "error" else int(own), *([int(at)] if at else [])
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("of", mostly_slow(CASES, fast=CASES[:2]))
 @pytest.mark.parametrize("how", [{}, {"zero": True}, {"noising": False}])
 def test_paths_of_a_layer_and_of_single_features(of, how):

@@ -17,6 +17,7 @@ def task(task_of):
     return dataclasses.replace(task_of((6, 8), n=3), spans=WHERE)
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("method", ["atp", "ig", "eap-ig", "relp", "conductance"])
 @pytest.mark.parametrize("kind", ["heads", "mlps", "neurons"])

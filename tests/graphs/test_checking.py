@@ -14,6 +14,7 @@ import veracausa as vc
 from veracausa.errors import MethodError
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("read", "at"), [("n", "mlp_in"), ("r", "resid")])
 def test_live_effects_are_those_of_whole_runs(read, at, tmp_path):
     """Of a transcoder that reads what enters its block nodes are known, and sets of nodes are not."""

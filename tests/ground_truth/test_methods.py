@@ -70,6 +70,7 @@ def test_the_geodesic_path_too(name):
     assert torch.isfinite(score(name, "geodesic-ig").values).all()
 
 
+@pytest.mark.cases(4)
 @every_program
 def test_edges_of_a_writer_sum_to_its_node(name):
     """Σ_v EAP(u → v) is attribution patching of u's write; without post-norms that of z and of the MLP."""

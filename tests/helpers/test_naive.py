@@ -110,6 +110,7 @@ CASES = [(family, "noising") for family in FAMILIES]
 CASES += [(family, name) for family in ("gpt2", "gemma2") for name in OPTIONS if name != "noising"]
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize(("at", "name"), CASES, indirect=["at"])
 def test_atp_is_the_slope(at, name):
     slopes = call(naive.atp, at, UNITS, **OPTIONS[name])
@@ -118,6 +119,7 @@ def test_atp_is_the_slope(at, name):
     assert effects.abs().max() > 0.1 and (slopes - effects).abs().max() > 1e-3
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize(("at", "name"), CASES, indirect=["at"])
 def test_unit_ig_is_the_exact_effect(at, name):
     grid = naive.graded(8, 6) if name == "zero" else 32
@@ -127,6 +129,7 @@ def test_unit_ig_is_the_exact_effect(at, name):
     close(call(naive.ig_unit, at, UNITS[:2], nodes=grid, **options), call(naive.exact, at, UNITS[:2], **options), 1e-4)
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize(("at", "name"), [case for case in CASES if case[1] != "resample"], indirect=["at"])
 def test_a_layers_ig_sums_to_the_effect_of_its_site(at, name):
     grid = naive.graded(8, 6) if (name, at[1]) == ("zero", "gemma2") else 24  # zero and a post-norm

@@ -159,12 +159,12 @@ def test_batches_change_nothing_and_the_model_is_left_as_it_was(how):
 
 def test_the_sum_over_sources_is_the_whole_change_within_quadrature():
     _, lm, task = asked("gpt2")
-    rest = [vc.interactions(lm, task, "neurons:0", "neurons:2", nodes=m, **QUIET).residual for m in (1, 4, 32)]
+    found = [vc.interactions(lm, task, "neurons:0", "neurons:2", nodes=m, **QUIET) for m in (1, 4, 32)]
+    rest = [one.residual for one in found]
     assert rest[0] > rest[1] > rest[2] and rest[2] < 1e-3
     some = vc.interactions(lm, task, ["m0.n3", "m0.n5"], "neurons:2", nodes=32, **QUIET)
     assert some.residual == pytest.approx(rest[2], rel=1e-6)  # what is not asked for is counted in it
-    every = vc.interactions(lm, task, "neurons:0", "neurons:2", nodes=32, **QUIET)
-    assert torch.allclose(some.squares, every.squares[:, :, [3, 5]])
+    assert torch.allclose(some.squares, found[2].squares[:, :, [3, 5]])
 
 
 @pytest.mark.slow

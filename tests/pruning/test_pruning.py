@@ -33,6 +33,7 @@ def masks(lm, found, gone):
     return (z, neurons, [layer for layer, one in enumerate(cut) if one.mlp])
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("units", ["neurons", "kv_groups+mlps", "layers"])
 def test_every_figure_is_that_of_whole_runs_under_hooks(setting, units):
     lm, task = setting

@@ -166,6 +166,7 @@ def test_weights_without_parts_give_what_hooks_on_their_activations_give(family,
     assert all(torch.equal(value, lm.hf.state_dict()[name]) for name, value in own.items())
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize(
     ("family", "units"), [("jamba", "heads"), ("nemotron_h", "neurons"), ("mixtral", "attention"), ("opt", "mlps"),
                           ("cohere", "heads"), ("gemma4", "heads"), ("phi3", "neurons")],

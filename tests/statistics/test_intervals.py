@@ -42,6 +42,7 @@ def plain_share(values, gap):
     return values[has].sum() / gap[has].sum() if has.any() else np.nan
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("signed", [True, False])
 def test_equal_a_plain_loop_over_draws(signed, missing):

@@ -171,6 +171,7 @@ def test_merged_receipts_curves_and_studies_are_those_of_one_process(there, aske
     assert merged.sentences == alone.sentences
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("seconds", [TINY, 60.0])
 def test_a_receipt_with_a_reference_set_of_its_own(there, asked, tmp_path, seconds):
     """Estimate and exact effects take their means over the same prompts: in items of their own, and in one."""

@@ -38,6 +38,7 @@ def test_invariants(name, real):
     assert task.options["seed"] == 0 and "seed 0" in task.describe()
 
 
+@pytest.mark.cases(5)
 def test_reproducible(name, real):
     task = build(name, real, n=24, seed=5)
     assert build(name, real, n=24, seed=5).digest() == task.digest()

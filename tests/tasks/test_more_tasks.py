@@ -61,6 +61,7 @@ def test_all_corruptions_have_the_same_clean_prompts(real, name):
         made(real, name, "none")
 
 
+@pytest.mark.cases(9)
 @pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_every_pair_has_its_spans_in_place(real, name, kind):
     task = made(real, name, kind)

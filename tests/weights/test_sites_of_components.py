@@ -36,6 +36,7 @@ def set_of(lm, own, stem, kind):
     return laid, [np.outer(v[:, c], u[c]) for c in range(2)], [f"{stem}.own0", f"{stem}.own1"]
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("family", "name", "kind"), CASES)
 def test_last_in_and_curves_are_those_of_the_weights(family, name, kind):
     hf, lm, found, task = asked(family, count=1)

@@ -115,6 +115,7 @@ def test_order_changes_the_answer_and_is_said(small, task_of):
     assert late.settings["order"] == "late" and "latest writer first" in repr(late)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("order", ["random", "weakest"])
 def test_all_edges_in_one_order_are_the_plain_loop_over_them(small, task_of, order):
     lm, task = small("llama"), task_of(6, n=1, seed=4)

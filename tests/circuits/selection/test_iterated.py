@@ -45,13 +45,11 @@ def test_every_drop_is_by_the_scores_of_the_circuit_at_hand(tiny, task_of):
     from veracausa.circuits.runs.run_circuits import run_circuits
     from veracausa.engine.circuit_forward import kept_by
 
-    def metric(kept):
-        mask = kept_by(lm.graph, scores.units.writer[kept], scores.units.reader[kept])
-        return float(run_circuits(lm, task, [mask], show_progress=False).metric[0, 0])
-
     middle = np.array(ranking[: sizes[1]])
-    whole = metric(middle)
-    worth = np.array([whole - metric(np.delete(middle, i)) for i in range(len(middle))])  # of each edge, there
+    kept = [middle, *(np.delete(middle, i) for i in range(len(middle)))]
+    masks = [kept_by(lm.graph, scores.units.writer[one], scores.units.reader[one]) for one in kept]
+    metric = run_circuits(lm, task, masks, show_progress=False).metric[:, 0].numpy()
+    worth = metric[0] - metric[1:]  # of each edge, there
     stays = np.arange(len(middle)) < sizes[0]
     assert worth[stays].mean() > worth[~stays].mean()  # gradients are no exact effects, but know which side is which
 

@@ -25,6 +25,7 @@ def learn(lm, task, **options):
     return vc.circuits.learn(lm, task, **({"steps": 6, "keep": 0.2, "show_progress": False} | options))
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("each", [False, True])
 @pytest.mark.parametrize("loss", list(MASK_LOSSES))
 def test_the_gradient_is_the_slope_of_the_loss(tiny, task_of, loss, each):

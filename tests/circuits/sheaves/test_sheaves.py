@@ -61,6 +61,7 @@ def test_it_runs_alone_as_a_copy_multiplied_by_hand(setting, found):
     torch.testing.assert_close(again.metric, found.metric, rtol=0, atol=1e-9)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("learned", [("edges", "weights"), ("weights",), ("edges",)])
 def test_the_gradient_is_the_slope_of_the_loss(setting, learned):
     """1e-6 of the largest slope: a central difference with step 1e-5; the loss by hooks on a copy, too."""

@@ -56,6 +56,7 @@ def test_location(tiny, task_of, n):
     assert watched == {"a0.h1", "a1.h0"}, "no attention is behind the last layer's heads"
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("names", [["a0.h1", "a2.h3"], ["m1"]], ids=str)
 def test_responses(tiny, task_of, names):
     lm, task = tiny("llama"), task_of((6, 7), n=3)

@@ -54,8 +54,8 @@ class Sheaf(Ran):
     """Weights and edges that are kept, and what they do alone: f of four runs, M(∅) being that with every edge at zero.
 
     f = (mean M − mean M(∅)) / (mean M(full) − mean M(∅)) of the **sheaf** (closed weights and edges at zero), of its
-    **complement** (all that it leaves out: one that is complete leaves nothing to it), of its **weights** with all edges,
-    and of its **edges** with all weights.
+    **complement** (all that it leaves out: one that is complete leaves nothing to it), of its **weights** with all
+    edges, and of its **edges** with all weights.
 
     `circuit`: the edges; `masks`: of every gated weight which of its numbers are kept; `metric`, `kl`: M, and KL from
     the bare clean run's output, of every run of `RUNS` and pair; `measured`: M of the bare clean run and without edges.
