@@ -1,10 +1,11 @@
-"""What it takes to break circuits of one size that were selected in several ways: others restored until f is under ½.
+"""What it takes to break circuits of one size that were selected in several ways: until f leaves [½, 1½].
 
 Rankings are made on some pairs (iterated by |gradient|; balanced; settled: balanced down to the size, then rounds in
-which removed edges return), and their circuits attacked on others, by an adversary that lowers f and restores other
-edges by one gradient and greedily (`vc.circuits.adversary`).
+which removed edges return), and their circuits attacked on others, downwards and upwards: how many other edges are
+restored (k), and how large their weights become (ε), `vc.circuits.adversary`.
 
     python benchmarks/radius.py --tasks ioi,gendered-pronoun --out out/radius     # kept ranking by ranking
+    python benchmarks/radius.py --pairs 32 --attacked 32 --budgets sparse,bounded --draw 1 --out out/radius
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import torch
 from common import header, table
 
 import veracausa as vc
@@ -21,6 +23,8 @@ import veracausa as vc
 QUIET = {"show_progress": False}
 #: How many others a greedy adversary restores at a time, in all.
 RESTORED = (10, 20, 40, 80, 160, 320, 640, 1280)
+#: Its largest weights.
+LARGEST = (0.1, 0.2, 0.4, 0.8)
 
 
 def ranked(lm: vc.Model, task: vc.Task, how: str, size: float, settle: int) -> vc.Scores:
@@ -31,16 +35,18 @@ def ranked(lm: vc.Model, task: vc.Task, how: str, size: float, settle: int) -> v
     return vc.circuits.iterate(lm, task, by="balanced", smallest=smallest, settle=rounds, **QUIET)
 
 
-def row_of(lm: vc.Model, attacked: vc.Task, scores: vc.Scores, size: float, out: Path) -> dict[str, object]:
-    """f of the strongest edges' circuit on the attacked pairs, and how many others break it."""
-    circuit = vc.select(scores, n=round(size * lm.graph.size), how="abs")
-    how = {"budgets": ["sparse"], "sizes": RESTORED, "goals": ["down"], "draws": 0}
-    found = vc.circuits.adversary(lm, attacked, circuit, **how, out=out, **QUIET)
-    radius = found.radius("sparse")
-    return {
-        "edges": len(circuit), "f": float(found.f[0]), "stderr": float(found.stderr[0]), "over": radius.inside,
-        "at most": radius.outside, "price": scores.cost.token_layers,
-    }  # fmt: skip
+def row_of(lm: vc.Model, attacked: vc.Task, scores: vc.Scores, given: argparse.Namespace) -> dict[str, object]:
+    """f of the strongest edges' circuit on the attacked pairs, and what breaks it."""
+    circuit = vc.select(scores, n=round(given.size * lm.graph.size), how="abs", prune=False)
+    budgets, goals = given.budgets.split(","), given.goals.split(",")
+    how = {"budgets": budgets, "sizes": RESTORED, "largest": LARGEST, "goals": goals, "draws": 0}
+    found = vc.circuits.adversary(lm, attacked, circuit, **how, out=given.out, **QUIET)
+    row = {"edges": len(circuit), "f": float(found.f[0]), "stderr": float(found.stderr[0])}
+    for budget, name in (("sparse", "k"), ("bounded", "ε")):
+        if budget in budgets:
+            radius = found.radius(budget)
+            row |= {f"{name} over": radius.inside, f"{name} at most": radius.outside, f"{name} 90%": radius.interval}
+    return row | {"price": scores.cost.token_layers}
 
 
 def main() -> None:
@@ -53,23 +59,29 @@ def main() -> None:
     parser.add_argument("--attacked", type=int, default=8)
     parser.add_argument("--size", type=float, default=0.02)
     parser.add_argument("--settle", type=int, default=4)
+    parser.add_argument("--budgets", default="sparse", help="sparse,bounded")
+    parser.add_argument("--goals", default="down,up", help="down,up or one of them")
+    parser.add_argument("--draw", type=int, default=0, help="of pairs: seed of the tasks")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    lm, rows = vc.load(given.model), given.out / "radius.jsonl"
+    lm, rows = vc.load(given.model, device=given.device), given.out / "radius.jsonl"
     for name in given.tasks.split(","):
-        every = vc.tasks.build(name, lm, n=given.pairs + given.attacked)
+        every = vc.tasks.build(name, lm, n=given.pairs + given.attacked, seed=given.draw)
         scored, attacked = every[: given.pairs], every[given.pairs :]
         for how in given.rankings.split(","):
-            path = given.out / f"{given.model}-{name}-{how}-{given.pairs}-{given.size}-{given.settle}.safetensors"
+            own = f"{given.model}-{name}-{how}-{given.pairs}-{given.size}-{given.settle}-{given.draw}"
+            path = given.out / f"{own}.safetensors"
             if not path.exists():
                 ranked(lm, scored, how, given.size, given.settle).save(path)
-            row = {"task": name, "ranking": how} | row_of(lm, attacked, vc.open(path), given.size, given.out)
+            asked = {"task": name, "ranking": how, "draw": given.draw, "scored": len(scored), "attacked": len(attacked)}
+            row = asked | row_of(lm, attacked, vc.open(path), given)
             with rows.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(row, flush=True)
     found = pd.DataFrame(map(json.loads, rows.read_text().splitlines()))
-    found = found.drop_duplicates(["task", "ranking", "edges"], keep="last")
+    found = found.drop_duplicates(["task", "ranking", "draw", "scored", "attacked"], keep="last")
     print(header("python benchmarks/radius.py"))
     print(table(list(found.columns), found.round(3).to_numpy().tolist()))
 
