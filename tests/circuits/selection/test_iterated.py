@@ -228,15 +228,15 @@ def test_scores_may_begin_it(tiny, task_of):
 
 
 @pytest.mark.parametrize("by", ["importance", "abs_mean"])
-def test_select_offers_it(tiny, task_of, by):
+def test_select_offers_it(tiny, task_of, tmp_path, by):
     lm, task = tiny("llama"), task_of((5, 6), n=2, seed=4)
     eap = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
-    more = {"rounds": 4, "points": 1, "returns": True, "show_progress": False}
+    more = {"rounds": 4, "points": 1, "returns": True, "show_progress": False, "out": tmp_path}
     circuit = vc.select(eap, n=40, how="iterated", by=by, lm=lm, task=task, prune=False, **more)
     ranking = run(lm, task, rounds=4, smallest=40, returns=True, start=eap, by=by)
     assert set(circuit.names) == set(ranking.units[ranking.ranking()[:40]].names) and len(circuit) == 40
     assert circuit.method == "eap" and circuit.settings["how"] == "iterated" and circuit.settings["rounds"] == 4
-    assert "ranks" in repr(circuit)
+    assert "ranks" in repr(circuit) and len(list(tmp_path.glob("iterated-*"))) == 1
     pruned = vc.select(eap, n=40, how="iterated", by=by, lm=lm, task=task, **more)
     assert set(pruned.names) == set(circuit.prune().names)
 

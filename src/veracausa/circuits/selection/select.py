@@ -84,7 +84,7 @@ def select(
         seed: of the bootstrap.
         seconds: time the integer program may take; a solution that is not proved optimal by then says so.
         lm, task: for "iterated", the model and the pairs to score on; `iteration`: `rounds`, `points`, `loss`,
-            `returns` and `show_progress` of `vc.circuits.iterate`.
+            `returns`, `out` and `show_progress` of `vc.circuits.iterate`.
 
     Returns:
         `Circuit` with the edges' importances. Its notes say what was pruned, how many edges had a negative importance,
@@ -160,9 +160,9 @@ def _iterated(
         )
     if bootstrap:
         raise MethodError("how='iterated' has one ranking for all pairs; there is nothing to bootstrap. Leave it out.")
-    if unknown := set(iteration) - {"rounds", "points", "loss", "returns", "show_progress"}:
+    if unknown := set(iteration) - {"rounds", "points", "loss", "returns", "out", "show_progress"}:
         raise MethodError(
-            f"{', '.join(sorted(unknown))}: no option of select. Of iterated: rounds, points, loss, returns."
+            f"{', '.join(sorted(unknown))}: no option of select. Of iterated: rounds, points, loss, returns, out."
         )
     Rule.of(scores, n=n, how="top", by=by)
     from veracausa.circuits.selection.iterated import iterate
