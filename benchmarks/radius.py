@@ -1,8 +1,9 @@
 """What it takes to break circuits of one size that were selected in several ways: until f leaves [½, 1½].
 
 Rankings are made on some pairs (iterated by |gradient|; balanced; settled: balanced down to the size, then rounds in
-which removed edges return), and their circuits attacked on others, downwards and upwards: how many other edges are
-restored (k), and how large their weights become (ε), `vc.circuits.adversary`.
+which removed edges return; guarded: the same, scored also where an adversary has restored some of the others), and
+their circuits attacked on other pairs, downwards and upwards: how many other edges are restored (k), and how large
+their weights become (ε), `vc.circuits.adversary`.
 
     python benchmarks/radius.py --tasks ioi,gendered-pronoun --out out/radius     # kept ranking by ranking
     python benchmarks/radius.py --pairs 32 --attacked 32 --budgets sparse,bounded --draw 1 --out out/radius
@@ -23,6 +24,8 @@ import veracausa as vc
 QUIET = {"show_progress": False}
 #: How many others a greedy adversary restores at a time, in all.
 RESTORED = (10, 20, 40, 80, 160, 320, 640, 1280)
+#: Rounds of guarded circuits, and others that are restored in each.
+GUARDED, GUARD = 6, (30, 100)
 #: Its largest weights.
 LARGEST = (0.1, 0.2, 0.4, 0.8)
 
@@ -31,8 +34,9 @@ def ranked(lm: vc.Model, task: vc.Task, how: str, size: float, settle: int) -> v
     """A ranking of all edges, at its best at the size."""
     if how == "iterated":
         return vc.circuits.iterate(lm, task, **QUIET)
-    smallest, rounds = (size, settle) if how == "settled" else (0.001, 0)
-    return vc.circuits.iterate(lm, task, by="balanced", smallest=smallest, settle=rounds, **QUIET)
+    own = {"balanced": {}, "settled": {"settle": settle}, "guarded": {"settle": GUARDED, "guard": GUARD}}
+    smallest = 0.001 if how == "balanced" else size
+    return vc.circuits.iterate(lm, task, by="balanced", smallest=smallest, **own[how], **QUIET)
 
 
 def row_of(lm: vc.Model, attacked: vc.Task, scores: vc.Scores, given: argparse.Namespace) -> dict[str, object]:

@@ -55,7 +55,7 @@ Estimate = Literal[
 #: What scores the edges of a discovery.
 EdgeScoring = Literal[
     "eap", "qk-exact", "eap-ig-activations", "eap-ig", "conductance", "ceap", "eap-gp", "gradpath-complete",
-    "expected-gradients", "geodesic-ig", "gim", "relp", "ifr", "iterated", "balanced", "settled",
+    "expected-gradients", "geodesic-ig", "gim", "relp", "ifr", "iterated", "balanced", "settled", "guarded",
     "learned", "matryoshka", "exact",
 ]  # fmt: skip
 #: Parts of an estimate.

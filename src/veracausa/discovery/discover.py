@@ -277,7 +277,8 @@ def discover(
             circuit is evaluated on it, and every output says so).
         method: what scores the edges: a method of edges ("eap", "eap-ig", "eap-gp", …), a `vc.Method`, "iterated" or
             "balanced" (scored anew in the shrinking circuit), "settled" (the same, and at the size of the circuit
-            edges return until it comes to rest), "learned" or "matryoshka" (gates for all sizes,
+            edges return until it comes to rest), "guarded" (these rounds also where an adversary has restored some
+            others), "learned" or "matryoshka" (gates for all sizes,
             `vc.circuits.learn`), or "exact" (exact effects of all edges). "ifr" has no receipt.
         edges: edges asked for; pruning dead ends may leave fewer.
         how: how they are selected: "connected", "greedy", "top", "abs" or "optimal"; by: see `vc.select`.

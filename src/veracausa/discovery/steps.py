@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 PIECES = "pieces"
 
 
-#: Rounds in which a circuit settles.
-_SETTLE = 4
+#: Rounds in which a circuit settles, and in which it does so guarded, against so many others restored.
+_SETTLE, _GUARDED, _GUARD = 4, 6, (30, 100)
 #: Ways of learning masks for all sizes.
 _LEARNED: dict[Any, LearnedBy] = {"learned": "top-k", "matryoshka": "matryoshka"}
 #: Scores that are taken in rounds.
-_ITERATED = ("iterated", "balanced", "settled")
+_ITERATED = ("iterated", "balanced", "settled", "guarded")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +63,9 @@ class Scoring:
             return cls(method, exact.work(lm, task, units="edges"))
         if method == "iterated" or method == "balanced":
             return cls(method, iterate.work(lm, task, by="balanced" if method == "balanced" else "abs_mean"))
-        if method == "settled":
-            return cls(method, iterate.work(lm, task, by="balanced", smallest=edges, settle=_SETTLE))
+        if method == "settled" or method == "guarded":
+            how: dict[str, Any] = {"settle": _SETTLE} if method == "settled" else {"settle": _GUARDED, "guard": _GUARD}
+            return cls(method, iterate.work(lm, task, by="balanced", smallest=edges, **how))
         if method == "learned" or method == "matryoshka":
             return cls(method, learn.work(lm, task, how=_LEARNED[method], keep=edges, seed=seed))
         return cls(method, attribute.work(lm, task, units="edges", method=method))

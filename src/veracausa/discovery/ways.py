@@ -10,6 +10,7 @@ FURTHER = {
     "iterated": "gradients, taken anew in the shrinking circuit",
     "balanced": "the same, and f of the circuit is brought to 1 at every size",
     "settled": "the same down to the circuit's size, where edges return until it comes to rest",
+    "guarded": "the same, each round also where an adversary has restored some of the others",
     "learned": "gates for all sizes, learned by descent",
     "matryoshka": "the same, as what suffices and as the cause; overshoot earns nothing (2609.25518)",
     "exact": "the exact effect of every edge",

@@ -167,6 +167,60 @@ def test_a_settled_circuit_is_judged_on_all_pairs(tiny, task_of):
             run(lm, task, **options)
 
 
+def test_a_guarded_round_scores_where_an_adversary_has_restored_others(tiny, task_of):
+    """By central differences of whole soft runs, pair by pair, and sorting by hand: 1e-6 of the largest score."""
+    from veracausa.circuits.runs.recorded import record
+    from veracausa.circuits.selection.guarding import guarded
+    from veracausa.cost import Cost
+    from veracausa.engine.attention import SUFFIX
+    from veracausa.engine.guard import attention_function, borrowed
+
+    lm, task = tiny("llama", num_attention_heads=2, hidden_size=16, num_hidden_layers=2), task_of((5, 6), n=4, seed=4)
+    edges, kept, guard = all_edges(lm), np.arange(0, lm.graph.size, 2), (2, 5)
+    squares, means = np.zeros(len(edges)), np.zeros(len(edges))
+    with torch.no_grad(), borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
+        recorded = [record(lm, one, Cost()) for one in (task[:2], task[2:])]
+        with torch.enable_grad():
+            found = guarded(recorded, edges, kept, guard, 1, lambda _: None)
+
+        def metric(weights):
+            """M of all four pairs."""
+            mask = torch.zeros(lm.graph.readers, lm.graph.writers, dtype=torch.float64)
+            mask[edges.reader, edges.writer] = torch.as_tensor(weights)
+            values = np.empty(4)
+            for half, one in enumerate(recorded):
+                for group in one.groups:
+                    at = [2 * half + pair for pair in group.examples(slice(0, len(group)))]
+                    every = slice(0, len(group))
+                    values[at] = group.metric(group.soft.run(mask, every), every).numpy()
+            return values
+
+        inside = set(kept.tolist())
+        half = np.random.default_rng([0, 1]).permutation(4)[:2]
+        sign = np.sign(lm.measure(task).gap.sum().item())
+        for more in (*guard, None):
+            here = np.isin(np.arange(len(edges)), list(inside)).astype(float)
+            step = 1e-5 * np.eye(len(edges))
+            slopes = np.array([metric(here + one) - metric(here - one) for one in step]) / 2e-5
+            squares += slopes.mean(1) ** 2 + 2 * slopes.var(1, ddof=1) / 4
+            means += slopes.mean(1)
+            out = sorted(set(range(len(edges))) - inside, key=lambda edge: sign * slopes[edge, half].mean())
+            inside |= set(out[: (more or 0) - (len(inside) - len(kept))])
+    wanted = np.sign(means) * np.sqrt(squares / 3)
+    assert found == pytest.approx(wanted, abs=1e-6 * np.abs(wanted).max())
+
+
+def test_a_guard_is_of_rounds_that_settle(tiny, task_of):
+    lm, task = tiny("llama"), task_of((5, 6), n=8)
+    work = iterate.work(lm, task, rounds=2, points=1, by="balanced", smallest=0.3, settle=2, guard=(3, 10))
+    scores = work.run(False)
+    assert scores.cost.token_layers <= work.tokens() and scores.settings["guard"] == [3, 10]
+    assert work.slopes == 2 + 2 * 2 * 3  # two halves in three states
+    for options in ({"guard": (3, 10)}, {"settle": 1, "guard": (10, 3)}, {"settle": 1, "guard": (0, 3)}):
+        with pytest.raises(MethodError, match="guard="):
+            run(lm, task, **options)
+
+
 @pytest.mark.parametrize("by", ["abs_mean", "balanced"])
 def test_an_interrupted_selection_goes_on(tiny, task_of, tmp_path, monkeypatch, by):
     """Bit for bit what it gives in one go, wherever it was cut; finished rounds are neither run nor counted twice."""

@@ -16,14 +16,15 @@ on two halves of them take turns: a round scores on one and runs its circuits on
 `settle` more rounds stay at the last size: every edge, in the circuit or not, is scored where the circuit stands, on
 all pairs, and the strongest by the mean of these rounds' scores make the next circuit, which so comes to rest. An edge
 that would do much if it were restored comes in, for one that does little; so what an adversary restores first
-(`attacks`) is no longer outside. An edge that is in counts `STAYS` times.
+(`attacks`) is no longer outside. An edge that is in counts `STAYS` times. With a `guard` edges are scored where an
+adversary has restored some others, too (`guarding`).
 
 The defaults are what held on six tasks (docs/results/circuits.md): by |gradient|, 5 rounds of 3 points; balanced, 7
 rounds of 2.
 
 Cost: (rounds + 1) × points × one run of the whole graph with its gradient; balanced: rounds × (points such runs and at
 most 3 runs of what is kept), on half of the pairs; a settling round: one such run, balanced: and at most 3 of what is
-kept, on all pairs.
+kept, on all pairs; each number of a guard: one such run more.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from veracausa.choices import IteratedBy, Loss
 from veracausa.circuits.runs.recorded import Recorded, planned_record, record
 from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.circuits.selection.balancing import BEGIN, TRIES, balanced, strength
+from veracausa.circuits.selection.guarding import guarded
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import kept_by, wiring_of
 from veracausa.engine.guard import attention_function
@@ -90,6 +92,7 @@ class IterateWork:
     loss: str
     returns: bool
     settle: int
+    guard: tuple[int, ...]
     start: Scores | None
     edges: Edges
     last: int
@@ -139,7 +142,7 @@ class IterateWork:
             given = number == 0 and self.start is not None
             total += 2 * self.points * scored * (not given) + TRIES * judged * self.balanced
         behind = sum(one for _, one in planned)
-        return total + self.settle * (2 + TRIES * self.balanced) * behind
+        return total + self.settle * (2 * (1 + len(self.guard)) + TRIES * self.balanced) * behind
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -148,6 +151,7 @@ class IterateWork:
             "direction": "noising",
             "ablation": "counterfactual",
             **{name: getattr(self, name) for name in _SETTINGS},
+            **({"guard": list(self.guard)} if self.guard else {}),
             **start_settings(self.start),
             "unit": "rank",
             "per_example": False,
@@ -221,13 +225,15 @@ class IterateWork:
         if number == 0 and self.start is not None:
             return self.start.importance().double().numpy()
         settling = number >= len(self.sizes)
+        if settling and self.guard:
+            return guarded(recorded, self.edges, kept, self.guard, number - len(self.sizes), tick)
         scored = recorded if settling else [recorded[number % len(recorded)]]
         return _mean_scores(scored, self.edges, kept, 1 if settling else self.points, self.loss, tick)
 
     def _slopes_of(self, number: int) -> int:
         """Gradients of a round."""
         if number >= len(self.sizes):
-            return len(self.turns)
+            return len(self.turns) * (1 + len(self.guard))
         return 0 if number == 0 and self.start is not None else self.points
 
     def _f(self, recorded: Sequence[Recorded], own: np.ndarray, among: np.ndarray, size: int, weight: float) -> float:
@@ -256,6 +262,7 @@ def iterate(
     loss: Loss = "metric",
     returns: bool = False,
     settle: int = 0,
+    guard: Sequence[int] = (),
     start: Scores | None = None,
     out: str | Path | None = None,
     memory: float | str | None = None,
@@ -279,6 +286,8 @@ def iterate(
         returns: let a removed edge return when it scores above a kept one.
         settle: so many rounds more at the last size, in which removed edges return where they count more than kept
             ones; larger sizes are then no circuits that were scored.
+        guard: rising numbers of others, such as (30, 100): these rounds score edges also where an adversary has
+            restored so many.
         start: scores of all edges, by any method, that the first round drops by, instead of its own.
         out: a folder to keep every finished round in: an interrupted call with the same arguments goes on from there.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
@@ -303,6 +312,11 @@ def iterate(
             f"rounds={rounds}, points={points}, settle={settle}, by={by!r}: rounds and points must be at least 1, "
             f"settle at least 0, by one of {', '.join(RANKED_BY)}."
         )
+    if guard and (not settle or list(guard) != sorted(set(guard)) or guard[0] < 1):
+        raise MethodError(
+            f"guard={list(guard)}, settle={settle}: a guard is rising numbers of edges, such as (30, 100), for the "
+            "rounds of settle=6."
+        )
     require_loss(loss)
     if loss == "kl" and by == "balanced":
         raise MethodError("by='balanced' brings f of the metric to 1, so it goes with loss='metric'.")
@@ -316,7 +330,7 @@ def iterate(
     if start is not None and start.units.digest() != edges.digest():
         raise UnitError(f"start= has scores of {start.units!r}, but all {len(edges):,} edges are ranked. Score those.")
     last = require_keep(edges, smallest, "smallest")
-    return IterateWork(lm, task, rounds, smallest, points, by, loss, returns, settle, start, edges, last)
+    return IterateWork(lm, task, rounds, smallest, points, by, loss, returns, settle, tuple(guard), start, edges, last)
 
 
 def _measured(recorded: Sequence[Recorded]) -> Measurement:
