@@ -1,14 +1,17 @@
 """Models that Accelerate has placed give the numbers of the same model in one place, and come back as they were."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import tiny_models
 import torch
+from command_line import model_folder, pairs_file
 from word_tokenizer import word_tokenizer
 
 import veracausa as vc
 from veracausa.errors import DeviceError
+from veracausa.loading import asked
 
 pytest.importorskip("accelerate")
 
@@ -35,6 +38,28 @@ def test_offloaded_weights_give_the_same_numbers(task_of, tmp_path, how):
         assert torch.equal(call(lm, task), call(whole, task)), name
     assert lm.identity == whole.identity, "where weights lie makes no other model"
     assert [weight.requires_grad for weight in lm.hf.parameters()] == trained
+
+
+def test_a_model_that_is_loaded_onto_all_devices(tmp_path, monkeypatch):
+    """Here that is the one there is."""
+    folder = str(model_folder(tmp_path / "model"))
+    spread, whole = (vc.load(folder, device=device) for device in ("auto", "cpu"))
+    task = vc.task(whole, pairs_file(tmp_path / "pairs.csv"))
+    assert spread.identity == whole.identity and spread.source == whole.source
+    effects = [vc.exact(lm, task, show_progress=False).values for lm in (spread, whole)]
+    torch.testing.assert_close(*effects, rtol=1e-4, atol=1e-5)  # on a GPU: float32 on two devices
+    assert vc.load(spread.hf, spread.tokenizer, device="auto").identity == whole.identity
+    monkeypatch.setattr(asked, "find_spec", lambda name: None)
+    with pytest.raises(DeviceError, match="needs the package accelerate"):
+        vc.load(folder, device="auto")
+
+
+def test_a_model_that_does_not_fit_onto_the_gpus_is_not_fetched_part_by_part():
+    for fitting in ({}, {"": "cpu"}, {"a": 0, "b": 1}):
+        asked.require_on_devices("it", SimpleNamespace(hf_device_map=fitting))
+    for lying in ({"a": 0, "b": "cpu"}, {"a": "cpu", "b": "disk"}, {"a": 0, "b": "disk"}):
+        with pytest.raises(DeviceError, match="it does not fit onto the GPUs"):
+            asked.require_on_devices("it", SimpleNamespace(hf_device_map=lying))
 
 
 @pytest.mark.slow

@@ -57,6 +57,13 @@ def test_workers_that_share_a_gpu_plan_with_what_is_left_beside_their_weights(th
     assert sweeping._share(SimpleNamespace(cells=cells(device="cpu"), facts=({},)), 5) == 2
 
 
+@pytest.mark.parametrize("device", ["cuda:1", "auto"])
+def test_devices_that_the_plan_names_have_one_worker(three, device):
+    """It plans with what is free there, not with a part of the main memory."""
+    folder = SimpleNamespace(cells=cells(device=device))
+    assert sweeping._workers(folder, None) == 1 and sweeping._share(folder, 1) is None
+
+
 def test_workers_are_as_many_as_there_is_memory_for_with_weights_and_recordings(monkeypatch):
     """An item of 7 bytes beside 2 of weights: a worker's recordings may take an eighth of what is beside them."""
     monkeypatch.setattr(sweeping.os, "cpu_count", lambda: 64)

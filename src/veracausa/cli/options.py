@@ -139,7 +139,11 @@ ModelName = Annotated[str, _MODEL]
 OtherModel = Annotated[str | None, _MODEL]
 Device = Annotated[
     str | None,
-    option(help="cpu, cuda, … Default: a GPU if there is one.", autocompletion=one_of(("cpu", "cuda")), panel="Model"),
+    option(
+        help="cpu, cuda, … or auto (spread over all GPUs). Default: a GPU if there is one.",
+        autocompletion=one_of(("cpu", "cuda", "auto")),
+        panel="Model",
+    ),
 ]
 Dtype = Annotated[
     str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from veracausa.errors import DeviceError, MethodError
@@ -11,15 +12,39 @@ if TYPE_CHECKING:
     import torch
 
 
-def load_options(dtype: Any, attn_implementation: str | None, trust_remote_code: bool) -> dict[str, Any]:
-    """What `from_pretrained` is given: float32 unless asked otherwise."""
+#: The `device` that stands for all GPUs that there are, for a model that fits onto none of them alone.
+SPREAD = "auto"
+
+
+def load_options(
+    dtype: Any, attn_implementation: str | None, trust_remote_code: bool, device: Any = None
+) -> dict[str, Any]:
+    """What `from_pretrained` is given: float32 unless asked otherwise.
+
+    Raises:
+        MethodError: `dtype` is no type. DeviceError: what spreads a model over several devices is not installed.
+    """
     import torch
 
     options: dict[str, Any] = {"dtype": torch.float32 if dtype is None else dtype_of(dtype)}
     options["trust_remote_code"] = trust_remote_code
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
+    if device == SPREAD:
+        if find_spec("accelerate") is None:
+            raise DeviceError(f"device={SPREAD!r} needs the package accelerate: pip install accelerate.")
+        options["device_map"] = SPREAD
     return options
+
+
+def require_on_devices(title: str, hf: Any) -> None:
+    """Raise DeviceError where a model that was spread lies partly on the disk, or in memory beside GPUs."""
+    places = {str(place) for place in getattr(hf, "hf_device_map", {}).values()}
+    if "disk" in places or ("cpu" in places and len(places) > 1):
+        raise DeviceError(
+            f"{title} does not fit onto the GPUs that there are: a part of it would lie elsewhere and be fetched in "
+            "every run. Choose a smaller dtype (dtype='bfloat16') or more GPUs, or load it with Accelerate and pass it."
+        )
 
 
 def dtype_of(dtype: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from veracausa.errors import ArchitectureError, DeviceError, DownloadError, FileError, MethodError, VeracausaError
 from veracausa.loading.adapter_folders import base_of, is_adapter_folder, with_adapter
-from veracausa.loading.asked import device_of, dtype_of, load_options
+from veracausa.loading.asked import SPREAD, device_of, dtype_of, load_options, require_on_devices
 from veracausa.loading.checkpoint import check_folder, require_all_taken, require_finite
 from veracausa.loading.conversion import (
     FORMAT,
@@ -79,7 +79,7 @@ def resolve(
         tokenizer: a loaded tokenizer, or a folder or hub id to load one from. Default: the model's own. A loaded model
             needs one unless its `name_or_path` is a folder or an id in the local cache.
         dtype: `torch.bfloat16`, `"bfloat16"`, …, or `"auto"` for the type that the file has. Default: float32.
-        device: default `"cuda"` if there is one, else `"cpu"`.
+        device: default `"cuda"` if there is one, else `"cpu"`; `"auto"`: spread over all GPUs.
         attn_implementation: as in transformers; default its own choice.
         trust_remote_code: run code that a model repository brings. Default no.
         cache_dir: where converted weights are kept (default $VERACAUSA_CACHE, else the user's cache folder); for a hub
@@ -99,8 +99,8 @@ def resolve(
     """
     if not isinstance(model, str | os.PathLike):
         return _adopt(model, tokenizer, dtype, device, attn_implementation, trust_remote_code, cache_dir)
-    options = load_options(dtype, attn_implementation, trust_remote_code)
-    where = device_of(device)
+    options = load_options(dtype, attn_implementation, trust_remote_code, device)
+    where = None if device == SPREAD else device_of(device)
     name = os.fspath(model)
     path = Path(name).expanduser()
     if isinstance(model, str) and name in PACKAGED:
@@ -154,7 +154,7 @@ def _from_converted(
     source: str,
     tokenizer: Any,
     options: dict[str, Any],
-    where: torch.device,
+    where: torch.device | None,
 ) -> Loaded:
     """Load a folder of our own cache and compare its weights with what was written."""
     check_folder(folder)
@@ -191,7 +191,7 @@ def _from_hub(
     repo: str,
     tokenizer: Any,
     options: dict[str, Any],
-    where: torch.device,
+    where: torch.device | None,
     cache_dir: str | os.PathLike[str] | None,
 ) -> Loaded:
     hub = hub_options(repo, cache_dir, weights=True)
@@ -204,7 +204,7 @@ def _from_hub(
 
 
 def _read(
-    place: str, tokenizer: Any, options: dict[str, Any], where: torch.device, title: str, hub: dict[str, Any]
+    place: str, tokenizer: Any, options: dict[str, Any], where: torch.device | None, title: str, hub: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer with transformers, and turn its errors into ours."""
     with without_collector(), quiet_transformers():
@@ -235,10 +235,14 @@ def _read(
         except Exception as error:
             raise _explained(error, title, options) from error
     require_all_taken(title, hf, info)
+    require_on_devices(title, hf)
     require_weights(hf, title)
     require_finite(title, hf)
     hf = text_decoder(hf.eval())[0]
     _require_decoder(hf)
+    if where is None:
+        require_placed(hf)
+        return hf.eval(), tok
     try:
         return hf.to(where).eval(), tok
     except RuntimeError as error:
@@ -344,7 +348,7 @@ def _require_as_it_is(hf: Any, dtype: Any, device: Any, attn_implementation: str
     asked: list[str] = []
     if dtype is not None and dtype != "auto" and dtype_of(dtype) != hf.dtype:
         asked.append(f"dtype={dtype}")
-    if device is not None:
+    if device not in (None, SPREAD):
         wanted, found = device_of(device), home_of(hf)
         if wanted.type != found.type or wanted.index not in (None, found.index):
             asked.append(f"device={device}")

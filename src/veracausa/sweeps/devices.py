@@ -29,6 +29,11 @@ def devices(cells: Iterable[Cell], environment: Mapping[str, str] = os.environ) 
     return [name.strip() for name in named.split(",") if name.strip()]
 
 
+def named(cells: Iterable[Cell]) -> bool:
+    """Whether the plan says which devices models lie on, so that all workers of a machine would have the same."""
+    return any(cell.model.get("device", "cuda") not in ("cpu", "cuda") for cell in cells)
+
+
 def seen_by(number: int, every: list[str]) -> dict[str, str]:
     """What a worker's environment says of devices, by its number: the one that it has; nothing where there are none."""
     return {"CUDA_VISIBLE_DEVICES": every[number % len(every)]} if every else {}

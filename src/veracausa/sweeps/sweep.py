@@ -25,7 +25,7 @@ from veracausa.studies.files import STUDY
 from veracausa.suggestions import not_known
 from veracausa.sweeps.asking import Asked, model_of
 from veracausa.sweeps.cluster import on_ray
-from veracausa.sweeps.devices import devices, let_go, take_own
+from veracausa.sweeps.devices import devices, let_go, named, take_own
 from veracausa.sweeps.facts import facts_of
 from veracausa.sweeps.folder import MANIFEST, Folder
 from veracausa.sweeps.items import Item, cut
@@ -173,9 +173,11 @@ def _done(folder: Folder) -> float:
 
 
 def _workers(folder: Folder, asked: int | None) -> int:
-    """As many as were asked for, or as there are GPUs; else as there are processors, items, and memory."""
+    """As many as were asked for, or as there are GPUs; one where the plan names them; else as processors and memory."""
     if asked is not None:
         return asked
+    if named(folder.cells):
+        return 1
     if own := devices(folder.cells):
         return min(len(own), len(folder.open_items()))
     each = max(item.memory / (1 - SHELF) + _weights(folder, item.cell) for item in folder.items)
@@ -188,12 +190,14 @@ def _weights(folder: Folder, cell: int) -> int:
 
 
 def _share(folder: Folder, workers: int) -> int | None:
-    """Bytes for each of several workers, on a GPU that several share beside the weights; None: it has its own GPU.
+    """Bytes for each of several workers, on a GPU that several share beside the weights; None: what is free there.
 
     Raises:
         MethodError: the weights of those that share a GPU do not fit onto it.
     """
     own = len(devices(folder.cells))
+    if named(folder.cells):
+        return None
     if not own:  # weights that are mapped from their file are shared
         return free_now(torch.device("cpu")) // workers
     if workers <= own:
