@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -106,6 +106,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """PNGs of pages take a fifth of a second each, and are drawn in tests/report; their files are empty where commands,
+    studies and sweeps write pages, and where every result is saved."""
+    with pytest.MonkeyPatch.context() as patch:
+        if {"cli", "discovery", "studies", "sweeps", "test_results.py"} & {*request.path.parts}:
+            patch.setattr("veracausa.report.charts.figures.Figure.png", lambda figure: b"")
+        yield
 
 
 @cache

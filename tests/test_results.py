@@ -87,7 +87,6 @@ def test_in_a_notebook_it_is_text_and_a_table(made, kind):
         frame, html = html.removesuffix("</details>").split("<details><summary>The same as text</summary>")
         assert frame.startswith(f'<iframe title="{kind}" sandbox="allow-scripts ')
         assert not re.search("[\"']", re.sub(r' \w+="[^"]*"', "", frame)), "the page lies within one attribute"
-        assert made[kind]._repr_html_().startswith(frame)
     assert html.startswith("<pre><code>") and html.count("<table") == 1 and html.count("<tr") <= 12
     tag = r'</?(pre|code|p|table|thead|tbody|tr|th|td)( border="0")?( class="dataframe"| style="text-align: right;")?>'
     outside = re.sub(tag, "", html)

@@ -46,12 +46,6 @@ def small(tiny):
     return build
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """PNGs take most of the time, and are drawn elsewhere."""
-    monkeypatch.setattr(Figure, "png", lambda figure: b"")
-
-
 def quietly(lm, tasks, level, **options):
     """A study, and the warnings about what could not be made."""
     with warnings.catch_warnings(record=True) as caught:
@@ -67,7 +61,7 @@ LONG = [pytest.param(size, marks=pytest.mark.slow) for size in ("default", "full
 
 
 @pytest.mark.parametrize("size", ["quick", *LONG])
-def test_every_size_of_study_on_two_layers_of_two_heads(small, task_of, tmp_path, no_pictures, size):
+def test_every_size_of_study_on_two_layers_of_two_heads(small, task_of, tmp_path, size):
     lm = small(2, 2)
     tasks = [vc.tasks.ioi(lm, n=1, seed=3)] * (size == "full") + [vc.tasks.ioi(lm, n=3)]
     study, failed = quietly(lm, tasks, SMALL[size], out=tmp_path)
@@ -82,7 +76,7 @@ def test_every_size_of_study_on_two_layers_of_two_heads(small, task_of, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(["mamba", "mamba2", "bamba", "lfm2"], fast=("bamba",)))
-def test_a_study_is_about_mixers_where_there_are_some(tmp_path, no_pictures, family):
+def test_a_study_is_about_mixers_where_there_are_some(tmp_path, family):
     tokenizer = word_tokenizer(WORDS)
     hf = tiny_models.make(family, seed=1, dtype=torch.float32, vocab_size=len(tokenizer))
     lm = dataclasses.replace(as_model(hf, family), tokenizer=tokenizer)
@@ -106,7 +100,7 @@ def test_a_study_is_about_mixers_where_there_are_some(tmp_path, no_pictures, fam
 
 
 @pytest.mark.parametrize("layers, heads", [(1, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
-def test_a_study_of_one_layer(small, task_of, tmp_path, no_pictures, layers, heads):
+def test_a_study_of_one_layer(small, task_of, tmp_path, layers, heads):
     lm = small(layers, heads)
     _, failed = quietly(lm, vc.tasks.ioi(lm, n=3), SMALL["default"], out=tmp_path)
     assert failed == []
@@ -153,7 +147,7 @@ def test_a_chapter_that_cannot_be_found_stands_there_as_a_sentence(study_of_one,
         "veracausa.report.chapters.causes._causes_table",
     ],
 )
-def test_what_cannot_be_drawn_costs_nothing_else(study_of_one, tmp_path, no_pictures, monkeypatch, broken):
+def test_what_cannot_be_drawn_costs_nothing_else(study_of_one, tmp_path, monkeypatch, broken):
     """Each part of the page fails in turn: all scores are there, the page is, and says what failed in its place."""
 
     def fail(*_, **__):
@@ -193,7 +187,7 @@ def test_numbers_are_written_before_anything_is_drawn(study_of_one, tmp_path, mo
     assert "-map.png could not be made: ValueError: no canvas" in (tmp_path / "undrawn" / "report.html").read_text()
 
 
-def test_a_page_that_cannot_be_made_says_where_the_numbers_are(study_of_one, tmp_path, no_pictures, monkeypatch):
+def test_a_page_that_cannot_be_made_says_where_the_numbers_are(study_of_one, tmp_path, monkeypatch):
     monkeypatch.setattr("veracausa.report.pages.page.framed", None)
     with pytest.raises(vc.errors.FileError, match="All its numbers are in"):
         study_of_one.made.save(tmp_path)
@@ -213,7 +207,7 @@ def study_of_one(tiny, task_of):
     return make
 
 
-def test_a_finding_of_another_version_costs_nothing_else(study_of_one, tmp_path, no_pictures):
+def test_a_finding_of_another_version_costs_nothing_else(study_of_one, tmp_path):
     study = study_of_one.made
     study.save(tmp_path)
     other = sorted((tmp_path / "findings").iterdir())[0]

@@ -12,7 +12,6 @@ import veracausa as vc
 from veracausa.cost import Step
 from veracausa.errors import FileError, NumericsError
 from veracausa.planning.stages import Stage
-from veracausa.report.charts.figures import Figure
 from veracausa.studies import questions, section
 from veracausa.sweeps import working
 from veracausa.sweeps.folder import Seen
@@ -21,12 +20,6 @@ from veracausa.sweeps.staged import ranges
 
 STUDY = {"ask": "study", "level": "quick", "neurons": 6, "sample": 4, "circuit": True, "seed": 1}
 DISCOVERY = {"ask": "discover", "method": "eap", "edges": 20, "top": 5, "sample": 4, "seed": 1}
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """PNGs take most of the time, and are drawn elsewhere."""
-    monkeypatch.setattr(Figure, "png", lambda figure: b"")
 
 
 @pytest.fixture(scope="module")

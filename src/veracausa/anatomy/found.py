@@ -48,12 +48,12 @@ class Found:
         return first
 
     @contextmanager
-    def kept(self, parts: Iterable[nn.Module]) -> Iterator[None]:
+    def kept(self, parts: Callable[[], Iterable[nn.Module]]) -> Iterator[None]:
         """Write down how these parts are, for the time of a call; a call inside of another one changes nothing."""
         if self._states:
             yield
             return
-        self._states, self.read = {part: _state_of(part) for part in parts}, {}
+        self._states, self.read = {part: _state_of(part) for part in parts()}, {}
         try:
             yield
         finally:

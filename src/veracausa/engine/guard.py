@@ -105,7 +105,7 @@ def borrowed(decoder: Decoder) -> Iterator[Loan]:
     hf: nn.Module = decoder.hf
     with alone(decoder) as loan:
         if loan.before is not None:
-            with decoder.found.kept(decoder.parts):
+            with decoder.found.kept(lambda: decoder.parts):
                 yield loan
             return
         _require_usable(hf)
@@ -115,7 +115,8 @@ def borrowed(decoder: Decoder) -> Iterator[Loan]:
                 with torch.autocast(device, enabled=False), torch.inference_mode(False):
                     loan.before = Before.of(hf)
                     loan.before.lend(hf)
-                    with decoder.found.kept(decoder.parts), hooks(*joining(block.mlp for block in decoder.blocks)):
+                    joined = joining(block.mlp for block in decoder.blocks)
+                    with decoder.found.kept(lambda: decoder.parts), hooks(*joined):
                         loan.precision = precision_of(decoder)
                         with without_estimates(hf):
                             yield loan
