@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+import tiny_models
 import torch
 from processes import python
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -318,6 +319,18 @@ def test_options_that_contradict_a_passed_model():
     with pytest.raises(MethodError, match="attn_implementation=flex_attention"):
         resolve(hf, tokenizer, attn_implementation="flex_attention")
     assert hf.dtype == torch.float32
+
+
+def test_attention_that_leaves_out_the_cap_of_scores(tmp_path):
+    """Gemma 2's cap, which sdpa does not know and older transformers drop without a word."""
+    hf = tiny_models.make("gemma2", dtype=torch.float32)
+    hf.save_pretrained(tmp_path)
+    assert resolve(tmp_path, tiny_tokenizer()).hf.config._attn_implementation == "eager"
+    with pytest.raises(MethodError, match=r"cap on its attention scores.*attn_implementation='eager'"):
+        resolve(tmp_path, tiny_tokenizer(), attn_implementation="sdpa")
+    hf.config._attn_implementation_internal = "sdpa"  # as older transformers let it be
+    with pytest.raises(MethodError, match="The Gemma2ForCausalLM passed has a cap"):
+        resolve(hf, tiny_tokenizer())
 
 
 def test_models_that_are_not_decoders_with_a_head():

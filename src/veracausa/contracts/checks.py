@@ -68,6 +68,7 @@ from veracausa.engine.validate import tolerance
 from veracausa.engine.watching import watch
 from veracausa.errors import ContractError
 from veracausa.estimates.attribute import attribute
+from veracausa.loading.asked import has_cap
 from veracausa.model import Check
 from veracausa.tasks.task import Task
 
@@ -318,9 +319,8 @@ def _other_implementations(lm: Model) -> list[str]:
     """What else transformers can compute the same attention with."""
     if lm.decoder.anatomy.bridge is not None:  # it has one of its own
         return []
-    capped = getattr(lm.hf.config.get_text_config(), "attn_logit_softcapping", None) is not None
-    # sdpa knows no cap of scores: newer transformers refuse it there, older ones leave the cap out
-    known = ("eager", "sdpa") if getattr(lm.hf, "_supports_sdpa", True) and not capped else ("eager",)
+    sdpa = getattr(lm.hf, "_supports_sdpa", True) and not has_cap(lm.hf.config)
+    known = ("eager", "sdpa") if sdpa else ("eager",)
     return [name for name in known if name != attention_name(lm.decoder)]
 
 

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from veracausa.errors import ArchitectureError, DeviceError, DownloadError, FileError, MethodError, VeracausaError
 from veracausa.loading.adapter_folders import base_of, is_adapter_folder, with_adapter
-from veracausa.loading.asked import SPREAD, device_of, dtype_of, load_options, require_on_devices
+from veracausa.loading.asked import (
+    SPREAD,
+    device_of,
+    dtype_of,
+    has_cap,
+    load_options,
+    require_cap,
+    require_on_devices,
+)
 from veracausa.loading.checkpoint import check_folder, require_all_taken, require_finite
 from veracausa.loading.conversion import (
     FORMAT,
@@ -218,6 +226,9 @@ def _read(
             config = AutoConfig.from_pretrained(place, trust_remote_code=options["trust_remote_code"], **hub)
         except Exception as error:
             raise _explained(error, title, options) from error
+        require_cap(config, title, options.get("attn_implementation"))
+        if has_cap(config):
+            options = {"attn_implementation": "eager", **options}
         # The tokenizer first: a folder without one should not cost the time of loading the weights.
         trust = options["trust_remote_code"]
         if tokenizer is None:
@@ -316,6 +327,7 @@ def _adopt(
     require_placed(model)
     require_weights(model, f"The {type(model).__name__} passed")
     _require_as_it_is(model, dtype, device, attn_implementation)
+    require_cap(model.config, f"The {type(model).__name__} passed", getattr(model.config, "_attn_implementation", None))
     known = str(getattr(model, "name_or_path", "") or "")
     with without_collector(), quiet_transformers():
         if tokenizer is not None:
