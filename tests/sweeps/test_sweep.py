@@ -118,6 +118,22 @@ def test_recordings_of_pairs_are_forecast_for_the_first_of_their_units(asked, ab
     assert second == (pytest.approx(rows) if held else alone[1]) and rows < alone[1]
 
 
+def test_items_are_cut_by_memory_too(there, asked, tmp_path, monkeypatch):
+    """Half of the numbers of four pairs fit into an eighth of what is free; units of one pair are never cut for it."""
+    question, free = {"ask": "attribute", "units": "edges", "method": "eap"}, items.free_memory
+    needed = items.peak(vc.attribute.work(*asked, units="edges", method="eap")).scores
+    for room, pairs in ((8 * needed, [None]), (4.5 * needed, [2, 2]), (1, [1] * 4)):
+        monkeypatch.setattr(items, "free_memory", lambda device, room=room: room)
+        found = laid_out(plan_of(plan(there, question, seconds=1e9)), tmp_path / str(room), show_progress=False).items
+        assert [item.pairs and len(item.pairs) for item in found] == pairs
+    monkeypatch.setattr(items, "free_memory", free)
+    cut = vc.open(tmp_path / "1").folder.items
+    assert all(
+        0 < item.memory < items.peak(vc.attribute.work(*asked, units="edges", method="eap")).beside for item in cut
+    )
+    same(quiet(plan(there, question, seconds=1e9), tmp_path / "1")[0].values, direct(*asked, question).values)
+
+
 JUDGED = (
     {"ask": "verify", "units": "heads", "method": "ig", "top": 3, "sample": 4, "tau": 0.05},
     {"ask": "verify", "units": "neurons@positions", "method": "atp", "baseline": "mean", "top": 9, "sample": 20},

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from veracausa.engine.budget import free_memory
 from veracausa.planning.memory import peak
 from veracausa.planning.price import steps_of
 from veracausa.planning.rates import Rate, rates, timed
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Bytes of a file beside its numbers, about.
 _HEADER = 4096
+#: Share of the free memory that the numbers of an item may take.
+_NUMBERS = 0.125
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,28 @@ class Clock:
     def __init__(self, asked: Asked, known: dict[str, Rate] | None = None) -> None:
         self._asked, self._known = asked, {} if known is None else known
         self._counted: dict[Any, list[Step]] = {}
+        self._peaks: dict[Any, int] = {}
 
     def steps(self, part: Part) -> list[Step]:
         """What a part will cost, step by step; parts of as many pairs of the same lengths cost the same."""
         if self._asked.staged and part.units is not None:
             return self.steps(Part())[slice(*part.units)]
-        task = self._asked.task
-        alike = [(task.lengths[i], task.first_difference[i]) for i in part.pairs or ()]
-        key = tuple(sorted(alike)), part.units
-        if key not in self._counted:
+        if (key := self._alike(part)) not in self._counted:
             self._counted[key] = self._steps(part)
         return self._counted[key]
+
+    def memory(self, part: Part) -> int:
+        """Bytes beside the weights that a part takes at most, about."""
+        if self._asked.staged:
+            part = Part()
+        if (key := self._alike(part)) not in self._peaks:
+            self._peaks[key] = peak(self._asked.work(part)).beside
+        return self._peaks[key]
+
+    def _alike(self, part: Part) -> Any:
+        """What parts that cost the same have alike."""
+        task = self._asked.task
+        return tuple(sorted((task.lengths[i], task.first_difference[i]) for i in part.pairs or ())), part.units
 
     def seconds(self, part: Part) -> float | None:
         """What a part takes a worker that has just done the part before it: of the same pairs it has the recordings."""
@@ -111,21 +125,18 @@ class Clock:
 def cut(asked: Asked, cell: int, identity: str, seconds: float) -> Iterator[Item]:
     """The items of a cell, each forecast to take `seconds` at most where it can be cut so small.
 
+    Numbers of an item (scores of all edges, say) are an eighth of the memory at most, however few seconds they take.
     What every item does anew (means over the task's prompts) is at most half of it; recordings of its pairs are the
     first one's, since a worker keeps them.
     """
-    memory = dict[Asked, int]()
     for turn in _turns(asked, seconds):
-        own = turn.asked
-        if own not in memory:
-            memory[own] = peak(own.whole).beside
+        own, clock = turn.asked, turn.clock
         for part in turn.parts:
-            steps = turn.clock.steps(part)
-            tokens = sum(one.token_layers for one in steps)
+            tokens = sum(one.token_layers for one in clock.steps(part))
             name = item_id(asked, part, turn.step, identity)
             disk = _HEADER + own.numbers(part) * own.lm.score_dtype.itemsize
             yield Item(
-                name, cell, part.pairs, part.units, tokens, turn.clock.seconds(part), memory[own], turn.step, disk,
+                name, cell, part.pairs, part.units, tokens, clock.seconds(part), clock.memory(part), turn.step, disk,
                 turn.number,
             )  # fmt: skip
 
@@ -180,13 +191,14 @@ def _parts(asked: Asked, clock: Clock, seconds: float) -> list[Part]:
         known = _seconds(clock.steps(part))
         return seconds * len(asked.task) if known is None else known  # unknown: pair by pair
 
-    whole = took(Part())
-    if whole <= seconds:
+    whole, fitting = took(Part()), _fitting(asked)
+    if whole <= seconds and fitting == 1:
         return [Part()]
     pairs: list[tuple[int, ...] | None] = [None]
     if asked.by_pairs and len(asked.task) > 1:
         one, two = took(Part((0,))), took(Part((0, 1)))
-        groups = [*_alike(asked, _count(whole, max(0.0, 2 * one - two), seconds, len(asked.task)))]
+        count = max(_count(whole, max(0.0, 2 * one - two), seconds, len(asked.task)), fitting)
+        groups = [*_alike(asked, count)]
         pairs = [*groups] if all(map(asked.has_gap, groups)) else pairs
     ranges: list[tuple[int, int] | None] = [None]
     if asked.units > 1:
@@ -197,6 +209,12 @@ def _parts(asked: Asked, clock: Clock, seconds: float) -> list[Part]:
         ranges = [*_ranges(asked.costs(), count)] if count > 1 else ranges
     every = [Part(some, units) for some in pairs for units in ranges]
     return [part for part in every if asked.reached(part)]
+
+
+def _fitting(asked: Asked) -> int:
+    """In how many parts pairs must be for the numbers of each to fit."""
+    numbers, room = peak(asked.whole).scores, _NUMBERS * free_memory(asked.lm.device)
+    return min(len(asked.task), max(1, math.ceil(numbers / max(room, 1))))
 
 
 def _count(whole: float, fixed: float, seconds: float, most: int) -> int:
