@@ -125,7 +125,7 @@ def running(lm: Model, task: Task, circuits: int, what: str) -> Step:
 
 
 def attacking(work: AdversaryWork, what: str) -> Step:
-    """An adversary, whatever the circuit: if f is pushed one way only, and at most."""
+    """An adversary, whatever the circuit, and at most."""
     return replace(_step(work.lm, work.task, what, work.kind, work.tokens()), **bounds(work))
 
 

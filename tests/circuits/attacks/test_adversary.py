@@ -16,7 +16,10 @@ from veracausa.estimates.learned.descent import signs
 from veracausa.ground_truth import load_compiled
 from veracausa.tasks.measurement import Measurement
 
-FEW = {"sizes": (1, 3, 10), "largest": (0.2, 1.0), "steps": (1, 3), "draws": 1, "show_progress": False}
+FEW = {
+    "sizes": (1, 3, 10), "largest": (0.2, 1.0), "steps": (1, 3), "goals": ("away", "down"), "draws": 1,
+    "show_progress": False,
+}  # fmt: skip
 
 
 def attack(lm, task, circuit, **options):
@@ -151,6 +154,14 @@ def test_it_costs_what_was_forecast(tiny, task_of):
     asked.pop("show_progress")
     price = vc.forecast(vc.circuits.adversary, lm, task, measure=False, **asked)
     assert 0.8 * price.token_layers < found.cost.token_layers <= price.token_layers
+
+
+def test_f_is_pushed_both_ways_unless_one_is_named(tiny, task_of):
+    lm, task = tiny("llama"), task_of(6, n=2)
+    asked = {"circuit": some_circuit(lm), "budgets": ["free"], "steps": [1], "starts": ["zero"], "draws": 0}
+    work, away = (vc.circuits.adversary.work(lm, task, **asked, **one) for one in ({}, {"goals": ["away", "down"]}))
+    assert work.tokens() == work.at_most() == away.at_most() > away.tokens() and "one way" not in work.supposing
+    assert [one.way for one in work.run(False).attempts] == ["", "down", "up"]
 
 
 def test_rounding_moves_nothing():

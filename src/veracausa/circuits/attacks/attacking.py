@@ -8,7 +8,7 @@ adversary chooses r (the idea: masks that an adversary sets, VPD 2026, there for
 * **bounded**: r ≤ ε on all others, by ascent, and r = ε on all of them;
 * **free**: any r; from r = 0, ½ and random starts.
 
-The goals are |f − 1| ("away": to the side of 1 on which the start lies), −f ("down") and f ("up"). r is the same for
+The goals are −f ("down") and f ("up"), or |f − 1| ("away": to the side of 1 on which the start lies). r is the same for
 all pairs, or each pair has its own. Weights that all pairs share are run on held-out pairs, too. Beside every attack
 stand random weights of the same budget, and random circuits with as many edges from layer to layer.
 """
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 #: Defaults.
 SIZES, LARGEST, STEPS = (10, 30, 100, 300, 1000, 3000), (0.01, 0.03, 0.1, 0.3, 1.0), (1, 4, 16)
 KNOWN_GOALS, STARTS = get_args(AttackGoal), get_args(AttackStart)
-GOALS: tuple[AttackGoal, ...] = ("away", "down")
+GOALS: tuple[AttackGoal, ...] = ("down", "up")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,6 @@ class AdversaryWork:
     how: dict[str, Any]
     seed: int
     kind: ClassVar[str] = "edge gradients"
-    supposing: ClassVar[str] = "that f is pushed one way only and that every radius is narrowed to its end"
 
     @property
     def what(self) -> str:
@@ -113,13 +112,25 @@ class AdversaryWork:
         share = self.how["ablation"] in SETTLED
         return (1 + len(self.circuits)) * sum(len(circuit_buckets(self.lm, task, share)) for task in self.tasks)
 
+    @property
+    def supposing(self) -> str:
+        """What the forecast takes for granted."""
+        one = "that f is pushed one way only and " if self._ways[0] < self._ways[1] else ""
+        return f"{one}that every radius is narrowed to its end"
+
+    @property
+    def _ways(self) -> tuple[int, int]:
+        """Ways that f is pushed, at least and at most; "away" is down or up."""
+        named = {*self.goals}
+        return max(1, len(named - {"away"})), min(2, len(named))
+
     def tokens(self) -> float:
-        """Token-layers, if f is pushed one way only and every radius is narrowed to its end."""
-        return self._tokens(1)
+        """Token-layers, if "away" is no way of its own and every radius is narrowed to its end."""
+        return self._tokens(self._ways[0])
 
     def at_most(self) -> float:
-        """The same if f is pushed both ways; "away" is one of them."""
-        return self._tokens(min(2, len(self.goals)))
+        """The same if it is."""
+        return self._tokens(self._ways[1])
 
     def _tokens(self, ways: int) -> float:
         share = self.how["ablation"] in SETTLED
@@ -158,7 +169,7 @@ class AdversaryWork:
     @property
     def columns(self) -> int:
         """Attempts at most."""
-        _, chosen, random = self._counts(min(2, len(self.goals)))
+        _, chosen, random = self._counts(self._ways[1])
         return len(self.circuits) * (1 + chosen * len(self.shares) + random)
 
     @torch.inference_mode(False)
@@ -278,8 +289,8 @@ def adversary(
             finds what is missing where nothing has a slope; narrowed down likewise.
         steps: after how many steps of sign ascent a free adversary is looked at; the first step is ½, the t-th ½ / √t.
         starts: where it starts: "zero", "half" or "random"; a start that is named several times is drawn anew.
-        goals: "away" (raise |f − 1|) and "down" (lower f): the same where f is at most 1. "up" (raise f) shows what a
-            circuit with f under 1 lacks.
+        goals: "down" (lower f) and "up" (raise f), since either may take f out of [½, 1½] first, wherever f lies;
+            "away" is the one of them that raises |f − 1|, and half of the price.
         each: also let each pair have weights of its own. What weights for all pairs reach counts for these.
         held_out: pairs that the adversary does not see, on which the weights for all pairs are run, too.
         draws: random weights for every budget, and random circuits of the same profile.
