@@ -45,6 +45,7 @@ EXCEPTIONS = {
     ("units", "steer"): ("default help", "names only; default: those that have a vector"),
     ("positions", "discover"): ("help", "of edges; elsewhere of heads, by the key that they look at"),
     ("positions", "study"): ("help", "of the edges of its circuit"),
+    ("tokens", "dla"): ("default", "of writes: the whole unembedding is read only where it is asked for"),
     ("ablation", "evaluate"): ("help", "edges of a circuit: nothing of one's own"),
     ("model", "adversary"): ("default", "the circuit's own model"),
     ("task", "adversary"): ("kind", "the circuit's own task"),

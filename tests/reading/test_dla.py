@@ -143,6 +143,29 @@ def test_without_a_norm_a_direct_effect_is_minus_the_contribution():
     torch.testing.assert_close(direct.values, -own, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "gpt_neox"])
+def test_tokens_that_a_write_raises_are_those_of_hooks(tiny, task_of, family, tmp_path):
+    lm, task = tiny(family), task_of([7, 9], 2)
+    found = vc.reading.dla(lm, task, tokens=3, **QUIET)
+    size = lm.hf.config.vocab_size
+    every = [
+        naive_lens.contributions(lm.hf, lm.name, task.clean[1], row, -1) for row in torch.eye(size, dtype=lm.dtype)
+    ]
+    assert "m2" in found.writers and "a0.h1" in found.writers and "input" not in found.writers
+    for i, name in enumerate(found.writers):
+        logits = torch.tensor([one[name] for one in every])
+        torch.testing.assert_close(logits[found.tokens[1, i]], logits.topk(3).values, rtol=0, atol=1e-9)  # ties
+    m2 = [found.vocabulary[t] for t in found.tokens[1, found.writers.index("m2")].tolist()]
+    again = vc.open(found.save(tmp_path / "dla.safetensors"))
+    assert again.raised("m2", 1) == found.raised("m2", 1) == m2
+    split = vc.reading.dla(lm, task, tokens=3, neurons=[2], **QUIET)
+    assert "m2" not in split.writers and split.raised("m1") == found.raised("m1")
+    with pytest.raises(MethodError, match="tokens=5"):
+        vc.reading.dla(lm, task, **QUIET).raised("m2")
+    with pytest.raises(UnitError, match="no 'a0"):
+        found.raised("a0.h9")
+
+
 def test_one_run_without_a_counterpart(tiny, task_of):
     lm, task = tiny("llama"), task_of([7, 9], 2)
     alone = Task("alone", task.clean, (), task.correct, task.incorrect)

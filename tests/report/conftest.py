@@ -59,7 +59,7 @@ def findings(lm, task) -> tuple:
         vc.counterfactuals.general_purpose(lm, task, **quiet),
         vc.counterfactuals.head_roles(lm, task),
         vc.reading.lens(lm, task, **quiet),
-        vc.reading.dla(lm, task, neurons=[1], **quiet),
+        vc.reading.dla(lm, task, neurons=[1], tokens=3, **quiet),
         edges,
         vc.curve(lm, task, edges, sizes=(0.1, 1.0), **quiet),
     )

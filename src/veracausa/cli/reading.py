@@ -36,7 +36,7 @@ def lens(setup: Setup, tokens: TopTokens = 5) -> None:
 
 
 @spread
-def dla(setup: Setup, neurons: SplitLayers = None, positions: Positions = False) -> None:
+def dla(setup: Setup, neurons: SplitLayers = None, positions: Positions = False, tokens: TopTokens = 0) -> None:
     """Direct logit attribution: what heads, MLPs and embeddings add to the logits, the final norm frozen."""
     from veracausa.reading.attributing import dla as attribute
     from veracausa.reading.attributing import require_linear
@@ -45,12 +45,14 @@ def dla(setup: Setup, neurons: SplitLayers = None, positions: Positions = False)
     if setup.metric is not None:
         require_linear(setup.metric)
     lm, task = setup.ready()
-    found: LogitAttribution = foretold(attribute, lm, task, neurons=layers, positions=positions)
+    found: LogitAttribution = foretold(attribute, lm, task, neurons=layers, positions=positions, tokens=tokens)
 
     def show() -> None:
         echo(found)
         table = found.top(ROWS).drop(columns="n")
         echo(f"\n{table.to_string(index=False, na_rep='–', float_format='{:+.4g}'.format)}")
+        for name in [one for one in table["name"] if tokens and one in found.writers]:
+            echo(f"{name} raises {', '.join(map(repr, found.raised(name)))} (pair 0)")
 
     _finish(setup, found, show, "logit-attribution")
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from veracausa.arguments import shown
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.guard import precision_of
 from veracausa.engine.validate import rounding
@@ -30,6 +31,7 @@ from veracausa.errors import ContractError, MethodError, UnitError
 from veracausa.reading.attributions import LogitAttribution
 from veracausa.reading.both_runs import BothRuns
 from veracausa.reading.frozen import SITES, Frozen
+from veracausa.reading.raising import raised
 from veracausa.scores.scores import task_header
 
 if TYPE_CHECKING:
@@ -42,10 +44,12 @@ LINEAR = ("logit_diff", "logit")
 
 @dataclass(frozen=True, eq=False)
 class LogitAttributionWork(BothRuns):
-    """What `dla` is about to do. `neurons`: layers whose MLPs are split; `positions`: whether heads are, by key."""
+    """What `dla` is about to do. `neurons`: layers whose MLPs are split; `positions`: whether heads are, by key;
+    `raised_kept`: how many of the tokens that each write raises are."""
 
     neurons: tuple[int, ...]
     positions: bool
+    raised_kept: int = 0
 
     @property
     def floats(self) -> int:
@@ -81,6 +85,10 @@ class LogitAttributionWork(BothRuns):
                 found["values"][run, index] = values.to(found["values"])
                 found["total"][run, index] = frozen.total.to(found["total"])
                 found["metric"][run, index] = bucket.read.of_state(state).to(found["metric"])
+                if self.raised_kept and run == 0:
+                    best = raised(frozen, self.raised_kept, self.neurons)
+                    kept = found.setdefault("tokens", best.new_full((n, *best.shape[1:]), -1))
+                    kept[index] = best
                 if self.positions:
                     length = bucket.tape.length
                     found["where"][run, index, :, :length] = self._where(frozen, by_place).to(found["where"])
@@ -94,8 +102,9 @@ class LogitAttributionWork(BothRuns):
             self.each(call, f"logit attribution of {n:,} pairs", split, self.sites, places)
         return LogitAttribution(
             names=tuple(names), runs=self.runs, values=found["values"], total=found["total"], metric=found["metric"],
-            where=found.get("where"), settings=self._settings(), model=call.origin, task=task_header(task),
-            cost=call.cost,
+            where=found.get("where"), tokens=found.get("tokens"), settings=self._settings(), model=call.origin,
+            task=task_header(task), cost=call.cost,
+            vocabulary=self.strings(found["tokens"]) if "tokens" in found else {},
         )  # fmt: skip
 
     def _settings(self) -> dict[str, object]:
@@ -157,6 +166,7 @@ def dla(
     *,
     neurons: Sequence[int] | None = None,
     positions: bool = False,
+    tokens: int = 0,
     memory: float | str | None = None,
     show_progress: bool = True,
 ) -> LogitAttributionWork:
@@ -171,6 +181,8 @@ def dla(
         task: prompts, with metric "logit_diff" or "logit"; without a counterpart the clean prompts alone.
         neurons: layers whose MLPs are split into their neurons (and the bias behind them).
         positions: also by position: heads by the key that they bring it from, all else by the position that is read.
+        tokens: also keep so many of the tokens that each head, mixer and MLP raises most in the clean run
+            (`raised()`), which multiplies every write with the whole unembedding.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
@@ -178,7 +190,7 @@ def dla(
         `LogitAttribution`: of both runs, in logits. Where logits are capped (Gemma 2) these are those before the cap.
 
     Raises:
-        MethodError: a metric that is no sum of logits. UnitError: no such layer.
+        MethodError: a metric that is no sum of logits; fewer than 0 tokens. UnitError: no such layer.
         ContractError: the contributions do not add up. NumericsError, OutOfMemoryError: see each message.
 
     Source: direct logit attribution (Elhage et al. 2021; Wang et al. 2022).
@@ -200,7 +212,10 @@ def dla(
         )
     if wrong := [layer for layer in layers if layer not in lm.decoder.layers_with("mlp")]:
         raise UnitError(f"neurons={list(layers)}: block {wrong[0]} of {lm.name} has no MLP.")
-    return LogitAttributionWork(lm, task, layers, positions)
+    most = lm.decoder.unembedding_map.weight.shape[1]
+    if not 0 <= tokens <= most:
+        raise MethodError(f"tokens={shown(tokens)}: give how many tokens to keep of each write, from 0 to {most:,}.")
+    return LogitAttributionWork(lm, task, layers, positions, tokens)
 
 
 def require_linear(metric: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,13 @@ from veracausa.errors import MethodError, UnitError
 from veracausa.result import Shown
 from veracausa.statistics.means import standard_error
 from veracausa.storage.files import at, read_tensors, write_tensors
-from veracausa.storage.schema import MODEL, TASK, cost, many, reading, record, require_tensors, text
+from veracausa.storage.schema import MODEL, TASK, cost, many, mapped, reading, record, require_tensors, text
 from veracausa.suggestions import did_you_mean
 from veracausa.words import counted, listed, share, signed
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 FORMAT = "veracausa-logit-attribution-1"
 _HEADER = record(
@@ -36,6 +36,8 @@ KINDS = {
     "biases": re.compile(r"[amx](\d+)\.bias"), "embeddings": re.compile(r"input"),
 }  # fmt: skip
 CONSTANTS = "constants"
+#: Kinds whose writes' tokens can be told.
+_WRITERS = ("heads", "mixers", "mlps")
 #: Writes that a sentence names.
 _NAMED = 4
 
@@ -48,7 +50,7 @@ class LogitAttribution(Shown):
     "unembedding.bias". `values`: [runs, examples, names], in logits; positive: for the correct answer. They add up to
     `total` [runs, examples], which is the `metric` before logits are capped. `where`: the same by position, [runs,
     examples, names, positions], if it was asked for: of heads by the key, of all else by the position that is read; NaN
-    behind a prompt's end.
+    behind a prompt's end. `tokens`: ids of those that each of the `writers` raises most in the clean run, if asked for.
 
     >>> found = vc.reading.dla(lm, task)
     >>> found.top(5)
@@ -64,6 +66,8 @@ class LogitAttribution(Shown):
     model: dict[str, str]
     task: dict[str, Any]
     cost: Cost
+    tokens: Int[Tensor, "examples writers top"] | None = None
+    vocabulary: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -92,6 +96,25 @@ class LogitAttribution(Shown):
             UnitError: there is no such row.
         """
         return self.values[..., self._find(name)]
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """Heads, mixers and whole MLPs, in order."""
+        return tuple(name for name, kind in zip(self.names, self.kinds, strict=True) if kind in _WRITERS)
+
+    def raised(self, name: str, pair: int = 0) -> list[str]:
+        """The tokens whose logits a head, a mixer or an MLP raises most in a pair's clean run, the most raised first.
+
+        Raises:
+            MethodError: tokens were not asked for. UnitError: there is no such write.
+
+        >>> vc.reading.dla(lm, task, tokens=5).raised("a23.h3")
+        """
+        if self.tokens is None:
+            raise MethodError("This attribution has no tokens. Call vc.reading.dla(…, tokens=5).")
+        if name not in self.writers:
+            raise UnitError(f"There is no {name!r} among these writers.{did_you_mean(name, self.writers)}")
+        return [self.vocabulary[token] for token in self.tokens[pair, self.writers.index(name)].tolist()]
 
     def _find(self, name: str) -> int:
         if name not in self.names:
@@ -198,6 +221,9 @@ class LogitAttribution(Shown):
         header: dict[str, Any] = {name: getattr(self, name) for name in ("names", "runs", "settings", "model", "task")}
         tensors = {name: getattr(self, name) for name in ("values", "total", "metric")}
         tensors |= {} if self.where is None else {"where": self.where}
+        if self.tokens is not None:
+            tensors["tokens"] = self.tokens
+            header["vocabulary"] = {str(token): word for token, word in self.vocabulary.items()}
         return write_tensors(path, FORMAT, header | {"cost": self.cost.to_dict()}, tensors)
 
 
@@ -223,7 +249,16 @@ def load_logit_attribution(path: str | Path) -> LogitAttribution:
         wanted = {"values": "finite runs examples names", **dict.fromkeys(("total", "metric"), "finite runs examples")}
         if "where" in tensors:
             wanted["where"] = "float runs examples names positions"
+        vocabulary: dict[int, str] = {}
+        if "tokens" in tensors:
+            wanted["tokens"] = "index examples writers top"
+            vocabulary = {int(token): word for token, word in mapped(text)(header["vocabulary"]).items()}
+            if missing := set(tensors["tokens"].unique().tolist()) - set(vocabulary):
+                raise ValueError(f"no text of token {min(missing)}")
         require_tensors(tensors, wanted, runs=len(found["runs"]), names=len(found["names"]))
         names = ("names", "runs", "settings", "model", "task", "cost")
-        parts: dict[str, Any] = {name: tensors.get(name) for name in ("values", "total", "metric", "where")}
-        return LogitAttribution(**parts, **{name: found[name] for name in names})
+        parts: dict[str, Any] = {name: tensors.get(name) for name in ("values", "total", "metric", "where", "tokens")}
+        made = LogitAttribution(**parts, **{name: found[name] for name in names}, vocabulary=vocabulary)
+        if made.tokens is not None and made.tokens.shape[:2] != (made.n, len(made.writers)):
+            raise ValueError(f"tokens of {made.tokens.shape[1]} writers of {len(made.writers)}")
+        return made

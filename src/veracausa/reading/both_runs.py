@@ -18,7 +18,7 @@ from veracausa.engine.tape import State
 from veracausa.engine.work import recorded_runs
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from veracausa.engine.patches import Place
     from veracausa.model import Model
@@ -87,6 +87,14 @@ class BothRuns:
     def states(self, bucket: Bucket) -> list[State]:
         """A bucket's recorded runs, in the order of `runs`."""
         return [bucket.tape.clean, bucket.tape.corrupted][: len(self.runs)]
+
+    def strings(self, tokens: Int[Tensor, "*shape"]) -> dict[int, str]:
+        """Every token that is shown, as text."""
+        tokenizer, known = self.lm.tokenizer, self.task.vocabulary
+        kept = [token for token in tokens.unique().tolist() if token >= 0]
+        if tokenizer is None:
+            return {token: known.get(token, f"#{token}") for token in kept}
+        return {token: str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in kept}
 
     def blank(self, *sizes: int, **kind: Any) -> Tensor:
         """Room for a number of every run and `sizes`, NaN."""

@@ -30,7 +30,7 @@ from veracausa.reading.lenses import Lens
 from veracausa.scores.scores import task_header
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
     from veracausa.model import Model
     from veracausa.tasks.task import Task
@@ -73,7 +73,7 @@ class LensWork(BothRuns):
         with self.calling(show_progress) as call:
             self.each(call, f"logit lens of {len(task):,} pairs", look)
         return Lens(
-            points=self.points, runs=self.runs, **figures, tokens=tokens, vocabulary=self._strings(tokens),
+            points=self.points, runs=self.runs, **figures, tokens=tokens, vocabulary=self.strings(tokens),
             settings={"tokens": self.top}, model=call.origin, task=task_header(task), cost=call.cost,
         )  # fmt: skip
 
@@ -117,14 +117,6 @@ class LensWork(BothRuns):
         for name, values in (("probability", chance), ("rank", rank.to(chance))):
             found[name] = values.unflatten(0, counts.shape).where(counts, 0).sum(-1) / counts.sum(-1)
         return found
-
-    def _strings(self, tokens: Int[Tensor, "*shape"]) -> dict[int, str]:
-        """Every token that is shown, as text."""
-        tokenizer, known = self.lm.tokenizer, self.task.vocabulary
-        kept = [token for token in tokens.unique().tolist() if token >= 0]
-        if tokenizer is None:
-            return {token: known.get(token, f"#{token}") for token in kept}
-        return {token: str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in kept}
 
 
 @gives(Lens)

@@ -59,6 +59,8 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 PERMUTATIONS = 16
 #: Ablations that tell general-purpose heads; their effects are computed with the baselines.
 TOLD_BY = ("counterfactual", "mean")
+#: Tokens that are kept of those that a write raises.
+RAISED = 5
 #: Prompts on which the cost of an ablation study is counted.
 PLANNED = 256
 #: What a comparison of baselines takes from the panel of heads: its name there → its name here.
@@ -168,17 +170,17 @@ class FurtherWork:
 
     def _reading(self) -> list[Stage]:
         some, stages = self.task[: self.level.read], []
-        asked: list[tuple[str, Any]] = [("the stream at every layer", lens)]
+        asked: list[tuple[str, Any, dict[str, Any]]] = [("the stream at every layer", lens, {})]
         if some.metric in LINEAR and some.over != "product":
-            asked.append(("what each write adds to the logits", dla))
-        for what, verb in asked:
-            work = verb.work(self.lm, some)
-            run = partial(self._read, verb, some)
+            asked.append(("what each write adds to the logits", dla, {"tokens": RAISED}))
+        for what, verb, options in asked:
+            work = verb.work(self.lm, some, **options)
+            run = partial(self._read, verb, some, options)
             stages.append(self.stage(what, work.kind, work.tokens(), run, count=work.batches()))
         return stages
 
-    def _read(self, verb: Any, some: Task) -> Cost:
-        return self.found(verb(self.lm, some, show_progress=self.show))
+    def _read(self, verb: Any, some: Task, options: dict[str, Any]) -> Cost:
+        return self.found(verb(self.lm, some, **options, show_progress=self.show))
 
     def _about(
         self, count: int, what: str, verb: Any, asked: Callable[[Sequence[str]], dict[str, Any]], *,

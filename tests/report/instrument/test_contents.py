@@ -13,6 +13,7 @@ from veracausa.behaviour.results import AblationStudy
 from veracausa.causes.curves.responses import Responses
 from veracausa.causes.results import Disagreement
 from veracausa.counterfactuals.roles import HeadRoles
+from veracausa.reading.attributions import LogitAttribution
 from veracausa.report.instrument.contents import contents, interval
 from veracausa.report.instrument.told import CALLS, tell
 from veracausa.report.packing import Columns
@@ -89,6 +90,16 @@ def test_findings_tell_of_units_what_they_hold(packed, study):
     wanted = [one.value for one in findings[Disagreement].shares("direct")]
     assert direct["columns"]["value"] == pytest.approx(wanted, rel=1e-4, abs=1e-8)
     assert "What the stream says there" in told and "What it writes to the logits" in told
+    writes, raises = findings[LogitAttribution], told["Tokens that it raises"]
+    assert raises["units"] == list(writes.writers) and all(
+        f"“{token}”" in raises["columns"]["text"][2] for token in writes.raised(writes.writers[2])
+    )
+
+
+def test_what_two_findings_say_of_a_unit_is_told_once(study):
+    found = next(one for one in study.sections[1].findings if isinstance(one, Disagreement))
+    once, twice = tell([found]), tell([found, found])
+    assert [(one.title, one.units) for one in twice] == [(one.title, one.units) for one in once] and once
 
 
 def test_every_call_names_a_title_that_a_finding_tells_or_no_study_has(study):

@@ -6,8 +6,9 @@ answers. What no finding told is listed with the call that would tell it (`CALLS
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -51,8 +52,17 @@ def tell(findings: Sequence[Any]) -> list[Told]:
             continue
         tells = _TELLS.get(type(finding))
         if tells is not None:
-            told += spared("What a finding says of single units", partial(tells, finding), _nothing)
+            found = spared("What a finding says of single units", partial(tells, finding), _nothing)
+            told += [one for one in (_new(each, told) for each in found) if one.units]
     return told
+
+
+def _new(one: Told, told: Sequence[Told]) -> Told:
+    """What is said of units of which no earlier finding said it: two of one kind may have units in common."""
+    known = {unit for other in told if (other.what, other.title) == (one.what, one.title) for unit in other.units}
+    kept = [i for i, unit in enumerate(one.units) if unit not in known]
+    columns = {name: [column[i] for i in kept] for name, column in one.columns.items()}
+    return replace(one, units=[one.units[i] for i in kept], columns=columns)
 
 
 def _nothing(sentence: str) -> list[Told]:
@@ -150,7 +160,19 @@ def _writes(found: LogitAttribution) -> list[Told]:
     own = found.difference.double()[:, known]
     error = own.std(0, correction=1) / own.shape[0] ** 0.5 if found.n > 1 else own[0] * np.nan
     numbers = {"value": own.mean(0).tolist(), "error": error.tolist()}
-    return [Told("number", "What it writes to the logits", f"{found.said}, in logits: no effect", names, numbers)]
+    told = [Told("number", "What it writes to the logits", f"{found.said}, in logits: no effect", names, numbers)]
+    if found.tokens is not None:
+        texts = {"text": [_raised(found, name) for name in found.writers]}
+        told.append(Told("sentence", "Tokens that it raises", "", list(found.writers), texts))
+    return told
+
+
+def _raised(found: LogitAttribution, name: str) -> str:
+    """The tokens that a write raises most in the first pair, and which comes first in most pairs."""
+    first, times = Counter(found.raised(name, pair)[0] for pair in range(found.n)).most_common(1)[0]
+    said = f"In pair 0, the most raised first: {', '.join(f'“{token}”' for token in found.raised(name))}."
+    often = f" “{first}” comes first in {times} of {found.n} pairs." if found.n > 1 else ""
+    return f"{said}{often} Read directly off what it writes at the last word: no effect."
 
 
 def _stream(found: Lens) -> list[Told]:
@@ -180,6 +202,7 @@ CALLS = (
     ("a response curve", "Response", 'vc.causes.responses(lm, task, units=["UNIT"])'),
     ("answers under ablation", "What became of answers", 'vc.behaviour.ablation_study(lm, task, units=["UNIT"])'),
     ("what it writes to the logits", "What it writes to the logits", "vc.reading.dla(lm, task)"),
+    ("the tokens that it raises", "Tokens that it raises", "vc.reading.dla(lm, task, tokens=5)"),
     ("what the stream says there", "What the stream says there", "vc.reading.lens(lm, task)"),
     ("what it looks at", "What it looks at", "vc.counterfactuals.head_roles(lm, task)"),
     ("edges from it and to it", "Edges", 'vc.attribute(lm, task, units="edges", method="eap-ig")'),
