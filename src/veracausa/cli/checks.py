@@ -208,7 +208,7 @@ def require_selection(edges: int, how: str) -> None:
     if how not in HOW:
         raise MethodError(not_known("how", how, HOW))
     if edges < 1:
-        raise MethodError(f"n={edges}: a circuit has at least one edge.")
+        raise MethodError(f"edges={edges}: a circuit has at least one edge.")
 
 
 def shares_of(text: str | None) -> list[float] | None:

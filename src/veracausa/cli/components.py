@@ -50,7 +50,7 @@ def components(
     top: Shown = 20,
     interactions: Pairs = 6,
 ) -> None:
-    """Components of maps taken out of the weights, one by one and together, beside an estimate of it.
+    """Components of maps taken out of the weights, one by one and together, beside an estimate.
 
     They are singular directions, ranks of a LoRA, factors of your own, or what another checkpoint has not. The folder
     --out has a page (report.html), and of every map effects, estimate, curve and words, as CSV, too.

@@ -35,7 +35,7 @@ def scoreboard(
     size: Share = 0.02,
     held_out: HeldOut = None,
 ) -> None:
-    """Judge rankings of edges side by side: areas of f, flipped answers, an adversary's radius, specificity, price.
+    """Judge rankings of edges side by side: faithfulness, flipped answers, an adversary's radius, specificity, price.
 
     Edges are scored on half of the pairs, and judged on the other half. With --tasks the circuits are also ablated on
     other tasks. What is finished is kept in the folder, which gets a page (report.html); a killed run goes on from it.

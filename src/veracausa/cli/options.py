@@ -52,7 +52,7 @@ _TASKS = (
     f"{', '.join(COLUMNS)}. See `veracausa tasks`."
 )
 _CORRUPTIONS = "; ".join(f"{task}: {any_of(kinds)}" for task, kinds in CORRUPTIONS.items())
-_SEED = count(help="Of the pairs, and of all that is drawn at random.", min=0, panel="Pairs")
+_SEED = count(help="Seed of the pairs, and of all that is drawn at random.", min=0, panel="Pairs")
 _N = count("--n", help="How many pairs of a built-in task to make; a file is taken whole.", min=1, panel="Pairs")
 
 TaskName = Annotated[
@@ -98,7 +98,7 @@ Corruption = Annotated[
 ]
 Digits = Annotated[
     int | None,
-    option(help="arithmetic: sums of numbers of so many digits, 1 to 9, under logprob or prob.", panel="Pairs"),
+    count(help="arithmetic: sums of numbers of so many digits, 1 to 9, under logprob or prob.", panel="Pairs"),
 ]
 Metric = Annotated[
     str | None,
@@ -124,7 +124,7 @@ Over = Annotated[
     ),
 ]
 Unpaired = Annotated[
-    bool, option("--unpaired", help="A file's prompts have no counterpart: use --ablation zero, mean.", panel="Pairs")
+    bool, option("--unpaired", help="A file's prompts have no counterpart: for --ablation zero or mean.", panel="Pairs")
 ]
 
 # ---- which model ----------------------------------------------------------------------------------------------------

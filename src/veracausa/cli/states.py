@@ -44,7 +44,7 @@ def trace(
 def steer(
     setup: Setup, tensor: TensorFile = None, units: Steered = None, scales: Scales = "-8,-4,-2,-1,1,2,4,8"
 ) -> None:
-    """Steering: add vectors of yours to units, one unit at a time, at several scales, and read the metric."""
+    """Steering: add your own vectors to units, one unit at a time, at several scales, and read the metric."""
     from veracausa.effects.steered import steering
     from veracausa.units.resolve import resolve_units
 

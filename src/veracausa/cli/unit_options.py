@@ -84,12 +84,14 @@ TensorFile = Annotated[
 Scale = Annotated[
     float | None,
     number(
-        help="How much is added: multiples of the vector, or of the unit's own standard deviation for noise (default: "
-        "1); of scaled the factor."
+        help="How much is added: so many times the vector, or of noise the unit's standard deviation (default: 1). "
+        "Of scaled, the factor."
     ),
 ]
-Draws = Annotated[int | None, count(help="Draws of the noise, of which numbers are the mean. Default: 8.", min=1)]
-NoiseDraws = Annotated[int, count("--draws", help="Draws of the noise, of which numbers are the mean.", min=1)]
+Draws = Annotated[
+    int | None, count(help="How often the noise is drawn; numbers are means over draws. Default: 8.", min=1)
+]
+NoiseDraws = Annotated[int, count("--draws", help="How often the noise is drawn; numbers are means over draws.", min=1)]
 Span = Annotated[
     str,
     option(metavar="SPAN", help="What is noised: a span of the task by its name, or positions with commas: 3,4,-1."),
@@ -98,7 +100,7 @@ Restored = Annotated[
     str, option("--units", help=f"What is restored: {explained(RESTORED)}.", autocompletion=one_of(RESTORED))
 ]
 Window = Annotated[int, count(help="Layers restored together, around each state's.", min=1)]
-Sd = Annotated[float, number(help="Of the noise, in units of the embeddings' own standard deviation.")]
+Sd = Annotated[float, number(help="Standard deviation of the noise, in units of the embeddings' own.")]
 Steered = Annotated[
     str | None,
     option(
