@@ -380,15 +380,15 @@ vc.sweep(eval(sys.argv[1]), out=sys.argv[2], show_progress=False, **eval(sys.arg
 def gpu(pairs: str = "256") -> None:
     """Token-layers a second of a sweep on one GPU: one process, then pools of 2 and 4 workers; the bare forward's.
 
-    Of the whole command, and from the first item that is finished to the last, so without imports and loading. All
-    do the same items (exact effects of all heads); their numbers are compared.
+    Of the whole command, and from when the first item is begun until the last is done, so without imports and loading.
+    All do the same items (exact effects of all heads); their numbers are compared.
     """
     import torch
 
-    columns = ("workers", "items", "s, command", "token-layers/s", "first item to last", "of bare", "/ one", "differs")
+    columns = ("workers", "items", "s, command", "token-layers/s", "without loading", "of bare", "/ one", "differs")
     with scratch() as folder:
         model, file = smollm2_shape(folder / "model"), long_pairs(folder / "pairs.csv", int(pairs))
-        plan = {"models": [str(model)], "tasks": [{"file": str(file)}], "seconds": 0.5,
+        plan = {"models": [str(model)], "tasks": [{"file": str(file)}], "seconds": 0.2,
                 "questions": [{"ask": "exact", "units": "heads"}]}  # fmt: skip
         name, rate = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU", bare_rate(model)
         print(f"{name}, {pairs} pairs of 16 tokens, float32; bare forward: {rate:,.0f} token-layers/s\n")
@@ -410,13 +410,15 @@ def gpu(pairs: str = "256") -> None:
 
 
 def finished(out: Path) -> tuple[float, float, Any]:
-    """Token-layers of a sweep, those a second from the first item that was finished to the last, and its effects."""
+    """Token-layers of a sweep, those a second from the beginning of the first item to the last's end, and its effects."""
     import veracausa as vc
 
     sweep = vc.open(out)
-    ends = sorted((sweep.folder.shard(item).stat().st_mtime, item.token_layers) for item in sweep.folder.items)
-    counts = [count for _, count in ends]
-    return sum(counts), sum(counts[1:]) / max(ends[-1][0] - ends[0][0], 1e-9), sweep[0].values
+    took, every = sweep.folder.taken(), sweep.folder.items
+    ends = [sweep.folder.shard(item).stat().st_mtime for item in every]
+    began = min(end - took[item.id] for end, item in zip(ends, every, strict=True))
+    tokens = sum(item.token_layers for item in every)
+    return tokens, tokens / (max(ends) - began), sweep[0].values
 
 
 PARTS: dict[str, Callable[..., None]] = {
