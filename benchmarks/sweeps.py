@@ -410,7 +410,7 @@ def gpu(pairs: str = "256") -> None:
 
 
 def finished(out: Path) -> tuple[float, float, Any]:
-    """Token-layers of a sweep, those a second from the beginning of the first item to the last's end, and its effects."""
+    """Token-layers of a sweep, those a second from the first item's beginning to the last's end, its effects."""
     import veracausa as vc
 
     sweep = vc.open(out)
