@@ -58,8 +58,8 @@ def learned(how: str, start: str = "") -> Callable[..., vc.Scores]:
     return score
 
 
-#: Rounds at the size that is attacked in which removed edges may return.
-SETTLE = 4
+#: Rounds at the size that is attacked in which removed edges may return; the same where others are restored in each.
+SETTLE, GUARDED, GUARD = 4, 6, (30, 100)
 
 #: Name → how it is scored, given the model, the pairs, a seed, and the options of this benchmark.
 RANKINGS: dict[str, Callable[[vc.Model, Task, int, Any], vc.Scores]] = {
@@ -69,6 +69,9 @@ RANKINGS: dict[str, Callable[[vc.Model, Task, int, Any], vc.Scores]] = {
     "balanced": lambda lm, task, seed, given: vc.circuits.iterate(lm, task, by="balanced"),
     "settled": lambda lm, task, seed, given: vc.circuits.iterate(
         lm, task, by="balanced", smallest=given.size, settle=SETTLE
+    ),
+    "guarded": lambda lm, task, seed, given: vc.circuits.iterate(
+        lm, task, by="balanced", smallest=given.size, settle=GUARDED, guard=GUARD
     ),
     "learned": learned("top-k"),
     "matryoshka": learned("matryoshka"),
@@ -81,7 +84,7 @@ RANKINGS: dict[str, Callable[[vc.Model, Task, int, Any], vc.Scores]] = {
 }
 #: Those that learn, whose scores depend on the seed; those that are made for one size.
 LEARNED = {"learned", "matryoshka", "matryoshka+", "adversarial", "adversarial+", "edge-pruning", "ugs"}
-SIZED = {*LEARNED, "settled"}
+SIZED = {*LEARNED, "settled", "guarded"}
 SEEDED = {*LEARNED, "random"}
 #: Columns whose means over draws and tasks are told.
 MEANT = ("CMD log", "bounded", "price")

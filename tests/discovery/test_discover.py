@@ -148,6 +148,7 @@ def test_exact_scores_and_iterated_ranks(lm, task, tmp_path):
     settled = Scoring.of(lm, balanced.pairs, "settled", 30, 0).run(tmp_path, show_progress=False)
     assert len(list(tmp_path.glob("pieces/iterated-*"))) == 1  # finished rounds are kept
     assert settled.settings["settle"] > 0 and settled.settings["smallest"] == 30
+    assert Scoring.of(lm, balanced.pairs, "guarded", 30, 0).work.settings["guard"] == [30, 100]
     most = Scoring.of(lm, balanced.pairs, "balanced", OPTIONS["edges"], 0).work.tokens()
     assert 0 < balanced.scores.cost.token_layers <= most
     parts = vc.discover(lm, task[:4], method=vc.Method(path="inputs", nodes=2), **OPTIONS)
