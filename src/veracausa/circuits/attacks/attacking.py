@@ -284,7 +284,7 @@ def adversary(
         parts: what has a weight: other "edges", or other "nodes" (all edges out of a head or MLP alike; the circuit is
             then one of whole nodes, see `Circuit.of_nodes`).
         sizes: how many others a sparse adversary restores, in the orders of `attacks.climbing`; what breaks the circuit
-            is then narrowed down.
+            is then narrowed down. At each one the greedy order takes a gradient anew, so more sizes find smaller radii.
         largest: largest weights ε of a bounded adversary: four steps of sign ascent each, and ε on all others, which
             finds what is missing where nothing has a slope; narrowed down likewise.
         steps: after how many steps of sign ascent a free adversary is looked at; the first step is ½, the t-th ½ / √t.
