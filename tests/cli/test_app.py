@@ -433,7 +433,7 @@ WRONG = [
     (("compare", "ioi", "--methods", "atp,igg"), "Did you mean 'ig'?"),
     (("compare", "ioi", "--minutes", "0"), "budget"),
     (("discover", "ioi", "--method", "eapig"), "Did you mean 'eap-ig'?"),
-    (("discover", "ioi", "--edges", "0"), "n=0"),
+    (("discover", "ioi", "--edges", "0"), "edges=0"),
     (("discover", "ioi", "--how", "greed"), "Did you mean 'greedy'?"),
     (("discover", "ioi", "--sizes", "0.5,0.1"), "rising"),
     (("discover", "ioi", "--held-out", "none.csv"), "none.csv"),

@@ -165,7 +165,7 @@ def test_evaluate_what_cannot_be(call, out, folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "kind", "said"),
     [
-        (("--edges", 0), MethodError, "n=0"),
+        (("--edges", 0), MethodError, "edges=0"),
         (("--edges", 10**6), MethodError, "190"),
         (("--how", "best"), MethodError, "greedy"),
         (("--method", "nonsense"), MethodError, "eap-ig"),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+from functools import cache
 from pathlib import Path
 
 import tiny_models
 import torch
+import typer.testing
 from typer.testing import CliRunner
 from word_tokenizer import word_tokenizer
 
 from veracausa.cli.app import app
 
+#: Twenty-eight commands are made of their functions once, not at every call.
+typer.testing._get_command = cache(typer.testing._get_command)
 TEXT = "After John and Mary Anna Tom went to the store , gave a bottle of milk key keys are is cabinet near"
 PAIRS = (
     ("After the keys near the cabinet", "After the key near the cabinet", " are", " is"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ from veracausa.arguments import bytes_of
 from veracausa.cost import Step, bounds
 from veracausa.engine.budget import within
 from veracausa.engine.footprint import Memory
+from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError
+from veracausa.placed import home_of
 from veracausa.planning.fitting import require_fits
 from veracausa.planning.groups import sized
 from veracausa.planning.memory import peak
@@ -122,8 +125,9 @@ def forecast(
         )
     with within(bytes_of(memory)):
         work: Work = planned(lm, task, **arguments)
-        require_fits(work)
-        steps, most = steps_of(work, getattr(verb, "__name__", "")), peak(work)
+        with nullcontext() if home_of(work.lm.hf).type == "meta" else borrowed(work.lm.decoder):  # asked things once
+            require_fits(work)
+            steps, most = steps_of(work, getattr(verb, "__name__", "")), peak(work)
     total, whole = sum(step.token_layers for step in steps), sum(work.task.lengths) * work.lm.layers
     if measure:
         steps = timed(steps, rates(lm, work.task, (step.kind for step in steps)))
