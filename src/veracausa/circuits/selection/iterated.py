@@ -213,9 +213,9 @@ class IterateWork:
             if self.balanced:
                 reached.append(f"{f:.2f} of {counted(size, 'edge')}")
             chosen = self._strongest(own, among, weight)[:size]
-            left = np.setdiff1d(kept, chosen)
+            left = self._strongest(own, np.setdiff1d(kept, chosen), weight)
             before = ranking[~np.isin(ranking, np.concatenate([chosen, left]))]
-            ranking = np.concatenate([chosen, self._strongest(own, left, weight), before])
+            ranking = np.concatenate([chosen, left, before])
             back += len(np.setdiff1d(chosen, kept))
             kept = np.sort(chosen)
         return ranking, back, reached
