@@ -279,7 +279,8 @@ def adversary(
     Args:
         lm: the model.
         task: the pairs that the adversary sees, and is judged on.
-        circuit: one circuit, or several, which are attacked in the same recorded runs.
+        circuit: one circuit, or several, which are attacked in the same recorded runs; best with its dead ends
+            (`vc.select(…, prune=False)`), without which what leads to them has no slope and is hardly chosen.
         budgets: what the adversary may do: "sparse", "bounded", "free".
         parts: what has a weight: other "edges", or other "nodes" (all edges out of a head or MLP alike; the circuit is
             then one of whole nodes, see `Circuit.of_nodes`).
