@@ -17,10 +17,12 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFWriter
+import transformers.modeling_gguf_pytorch_utils
+from gguf import GGMLQuantizationType, GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from veracausa.errors import ArchitectureError, DownloadError, FileError
@@ -206,13 +208,36 @@ def test_what_is_taken_of_a_gguf_file_lies_in_files_and_is_the_same(tiny, cache,
         ranges = [(int(low, 16), int(high, 16)) for low, high in lying]
         assert all(any(low <= one.data_ptr() < high for low, high in ranges) for one in laid.parameters())
 
-    def full(path, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    own = Path.open
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    def full(path, mode="r", *more, **options):
+        if mode == "wb" and path.name.isdigit():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return own(path, mode, *more, **options)
+
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(FileError, match=r"No space left on device.*VERACAUSA_CACHE"):
         resolve(tiny)
     assert entries(cache) == []
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_0"])
+def test_blocks_are_dequantised_in_pieces_to_the_same_values(tmp_path, monkeypatch, kind):
+    """Some rows at a time are some rows of the whole, bit for bit, of experts, too, and need no copy."""
+    kind, own = GGMLQuantizationType[kind], gguf.dequantize
+    values = np.random.default_rng(0).normal(size=(7, 64)).astype(np.float32)
+    monkeypatch.setattr(gguf_reading, "_LARGE", 1)
+    for shape in ((7, 64), (7, 1, 64)):
+        blocks = gguf.quantize(values.reshape(shape), kind)
+        whole = gguf.dequantize(blocks, kind)
+        monkeypatch.setattr(gguf_reading, "_PIECE", 2 * blocks[0].nbytes)
+        with gguf_reading.laid_in(tmp_path):
+            laid = gguf.dequantize(blocks, kind)
+            again = transformers.modeling_gguf_pytorch_utils.np.copy(laid)
+        assert (
+            again is laid and isinstance(laid, np.memmap) and np.array_equal(laid, whole) and laid.shape == whole.shape
+        )
+    assert gguf.dequantize is own and list(tmp_path.iterdir()) == []
 
 
 #: Bytes that a conversion takes beside what its imports do, and those of its weights.

@@ -11,6 +11,7 @@ each other on a lock file; where a file system has no locks both convert, and th
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -207,30 +208,44 @@ def _convert(gguf: Path, folder: Path, title: str) -> str:
         if file.read(4) != b"GGUF":
             raise FileError(f"{title} is not a GGUF file (it does not begin with 'GGUF'), or it is damaged.")
     with quiet_transformers(), without_collector(), _no_bars():
-        with read_once(), laid_in(folder.parent):
-            tokenizer, model = _taken(gguf, title)
-        gc.collect(0)  # all that was made since collecting was paused
+        with read_once() as forget, laid_in(folder.parent):
+            tokenizer, model = _taken(gguf, title, forget)
+        _give_back()
         own = _Read.of(model)
         _write(model, folder)
         del model
-        gc.collect(0)  # all that was made since collecting was paused
+        _give_back()
         tokenizer.save_pretrained(folder)
-        compact = folder / "tokenizer.json"
-        if compact.exists():  # without the indentation a large vocabulary loads a good deal faster
-            data = json.loads(compact.read_text(encoding="utf-8"))
-            compact.write_text(json.dumps(data, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+        _compact(folder / "tokenizer.json")
+        _give_back()
         _check_same(folder, own, tokenizer, title)
     return own.digest
 
 
-def _taken(gguf: Path, title: str) -> tuple[Any, Any]:
-    """The tokenizer and the model of a GGUF file."""
+def _compact(file: Path) -> None:
+    """Take the indentation off a tokenizer's file, if there is one: a large vocabulary loads a good deal faster."""
+    if file.exists():
+        data = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps(data, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+
+
+def _give_back() -> None:
+    """Give back to the system what nobody holds: garbage since collecting was paused, and what the allocator keeps."""
+    gc.collect(0)
+    with suppress(AttributeError, OSError, TypeError):  # glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _taken(gguf: Path, title: str, forget: Callable[[], None]) -> tuple[Any, Any]:
+    """The tokenizer and the model of a GGUF file; `forget`: see `read_once`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
+        forget()
+        _give_back()
         pair: Any = AutoModelForCausalLM.from_pretrained(
             gguf.parent, dtype=torch.float32, output_loading_info=True, **where
         )

@@ -10,10 +10,11 @@ so that one of them at a time takes memory that the system cannot have back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,45 @@ from veracausa.errors import FileError
 
 #: Tensors of fewer bytes stay in memory.
 _LARGE = 1 << 20
+#: Bytes of blocks that are dequantised at once, about.
+_PIECE = 1 << 22
+#: What is told of each word, and is for the tokenizer alone.
+_OF_WORDS = tuple(f"tokenizer.ggml.{name}" for name in ("scores", "token_type", "merges"))
 
 
 @contextmanager
-def read_once() -> Iterator[None]:
-    """Let gguf's reader and its table of names answer again what they have answered; gguf's own are back after."""
+def read_once() -> Iterator[Callable[[], None]]:
+    """Let gguf's reader and its table of names answer again what they have answered; gguf's own are back after.
+
+    Gives what lets go of all that only a tokenizer needs: a million small arrays, where there are 262,144 words.
+    """
     import gguf
 
-    opened = cache(_plain(gguf.GGUFReader))
+    kind, readers = _plain(gguf.GGUFReader), dict[str, Any]()
+
+    def opened(path: Any) -> Any:
+        if str(path) not in readers:
+            readers[str(path)] = kind(str(path))
+        return readers[str(path)]
+
+    def forget() -> None:
+        for field in (
+            reader.fields[name] for reader in readers.values() for name in _OF_WORDS if name in reader.fields
+        ):
+            field.parts.clear()
+            field.data.clear()
+
     quick = {
-        "GGUFReader": lambda path: opened(str(path)),
+        "GGUFReader": opened,
         "get_tensor_name_map": cache(gguf.get_tensor_name_map),
     }
     own = {name: getattr(gguf, name) for name in quick}
     try:
         for name, one in quick.items():
             setattr(gguf, name, one)
-        yield
+        yield forget
     finally:
+        readers.clear()
         for name, one in own.items():
             setattr(gguf, name, one)
 
@@ -61,50 +83,75 @@ def _plain(reader: type) -> type:
 
 @contextmanager
 def laid_in(folder: Path) -> Iterator[None]:
-    """Let what transformers copies of a GGUF file's tensors lie in files of a folder, which nobody else sees.
+    """Let what transformers takes of a GGUF file's tensors lie in files of a folder, which nobody else sees.
 
     The files have no name any more where a system allows that: they are gone when the tensors are.
     """
+    gguf: Any = import_module("gguf")
     reader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
-    own = reader.np
-    reader.np = _Laying(folder)
+    own = reader.np, gguf.dequantize
+    laying = _Laying(folder, gguf)
+    reader.np, gguf.dequantize = laying, laying.dequantize
     try:
         yield
     finally:
-        reader.np = own
+        reader.np, gguf.dequantize = own
 
 
 class _Laying:
-    """numpy, but for `copy`, which is transformers' last step before a tensor is made."""
+    """numpy, but for `copy`, which is transformers' last step before a tensor is made; and `dequantize`, its first."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, gguf: Any) -> None:
         self._folder, self._count = folder, 0
+        self._own, self._plain = gguf.dequantize, gguf.GGMLQuantizationType.F32
 
     def __getattr__(self, name: str) -> Any:
         import numpy as np
 
         return getattr(np, name)
 
-    def copy(self, array: Any) -> Any:
-        """The same numbers, in a file.
+    def dequantize(self, data: Any, kind: Any) -> Any:
+        """A tensor's values, told of some of its rows at a time.
 
         Raises:
-            FileError: it cannot be written.
+            FileError: they cannot be written.
+        """
+        if data.nbytes < _LARGE or kind == self._plain:
+            return self._own(data, kind)
+        rows = max(1, _PIECE * len(data) // data.nbytes)
+        return self._laid(self._own(data[first : first + rows], kind) for first in range(0, len(data), rows))
+
+    def copy(self, array: Any) -> Any:
+        """The same numbers, in a file; themselves where they are a file's already.
+
+        Raises:
+            FileError: they cannot be written.
         """
         import numpy as np
 
         if array.nbytes < _LARGE:
             return np.copy(array)
+        if type(array) is np.memmap and isinstance(array.base, mmap) and Path(array.filename).parent == self._folder:
+            return array
+        return self._laid([array])
+
+    def _laid(self, pieces: Iterable[Any]) -> Any:
+        import numpy as np
+
         path, self._count = self._folder / str(self._count), self._count + 1
+        rows = 0
         try:
-            path.write_bytes(np.ascontiguousarray(array).data)
+            with path.open("wb") as file:
+                for piece in pieces:
+                    file.write(np.ascontiguousarray(piece).data)
+                    rows += len(piece)
         except OSError as error:
             raise FileError(
                 f"{path} cannot be written ({error.strerror}): a GGUF file's weights are laid there while it is "
                 "converted. Free some space (twice the weights in float32), or set VERACAUSA_CACHE to a folder on "
                 "another disk."
             ) from error
-        mapped = np.memmap(path, array.dtype, "c", shape=array.shape)
+        mapped = np.memmap(path, piece.dtype, "c", shape=(rows, *piece.shape[1:]))
         with suppress(OSError):
             path.unlink()
         return mapped
