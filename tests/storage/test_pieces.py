@@ -85,7 +85,6 @@ def run(tiny, task_of, out, **options):
 
 
 @pytest.mark.cases(1)
-@pytest.mark.cases(1)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_continues(tiny, task_of, tmp_path, how):
     child = started(tmp_path, 20)
