@@ -214,8 +214,8 @@ def test_every_precision_that_help_names_can_be_loaded():
 
 def test_help_needs_no_heavy_library():
     code = (
-        "import sys, typer.main; from functools import cache; from veracausa.cli.app import main; asked = sys.argv[1:]\n"
-        "typer.main.get_command = cache(typer.main.get_command)  # commands are made once\n"
+        "import functools, sys, typer.main; from veracausa.cli.app import main; asked = sys.argv[1:]\n"
+        "typer.main.get_command = functools.cache(typer.main.get_command)  # commands are made once\n"
         "for words in ([], *([name] for name in asked)):\n"
         "    sys.argv = ['veracausa', *words, '--help']\n"
         "    try: main()\n    except SystemExit as end: assert not end.code\n"
