@@ -7,19 +7,9 @@ import math
 
 import numpy as np
 import pytest
+from naive_columns import unpacked
 
 from veracausa.report.packing import Columns, shared
-
-
-def unpacked(packed):
-    """What the page makes of a column: a second way, for `column` in page.js."""
-    if isinstance(packed, list):
-        return packed
-    if "repeat" in packed:
-        return [packed["repeat"]] * packed["times"]
-    if "words" in packed:
-        return [packed["words"][place] for place in packed["at"]]
-    return [None if value is None else float(np.float32(value)) for value in packed["single"]]
 
 
 @pytest.mark.parametrize(
@@ -34,6 +24,16 @@ def unpacked(packed):
         ["a9.h6", "</script>", ""],
         ["for", "against", None, "for", "for", "for", "against", "for", "for"],
         [1, 2.5, 1e300],
+        [round(x, 4) for x in np.random.default_rng(0).normal(0, 1, 60).tolist()],
+        [None, -0.0, 1.2345e-18, -99999.0, 1e22, 0.1, 12345e22 / 1e4] * 9,
+        [float(f"{x:.5g}") for x in np.random.default_rng(1).lognormal(0, 8, 300).tolist()],
+        [None, *np.random.default_rng(0).normal(0, 1, 60).astype(np.float32).tolist()],
+        np.random.default_rng(0).normal(0, 1, 60).tolist(),
+        [1e-30, 0.5] * 20,
+        list(range(-3, 90)),
+        [-129, 40_000, 2**31] * 20,
+        [-129, 40] * 20,
+        [300, 70_000] * 20,
         [],
     ],
 )

@@ -1,13 +1,20 @@
 """Numbers and texts of a page, each column once: charts, tables and the instrument refer to it by its number.
 
 A column is a list; or, shorter, {"repeat": value, "times": n}; {"words": [...], "at": [...]}, each word by its place;
-or {"single": [...]}, numbers of 32 bits in so many digits as tell them apart (`Math.fround` gives every one back to the
-last bit). Where a column is wanted stands {"column": 7}. What charts have in common is `shared`. docs/page.md describes
-the whole.
+or, from so many rows on, {"bytes": base64, "as": form}, numbers without a digit of text, low bytes first:
+
+- "int8", "int16", "int32": whole numbers;
+- "single": numbers of 32 bits, NaN where there is none;
+- "five": numbers of at most five digits, 24 bits each: 17 of the digits as a whole number m (all ones: no number), one
+  of the sign, six of 22 + e. m · 10^e has one correctly rounded product or quotient for |e| ≤ 22, so it is the number
+  that its decimal digits mean, to the last bit.
+
+Where a column is wanted stands {"column": 7}. What charts have in common is `shared`. docs/page.md describes the whole.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections import Counter
@@ -18,6 +25,10 @@ import numpy as np
 
 #: A column that is one value throughout is written once from so many rows on.
 _ALIKE = 4
+#: Numbers are written as bytes from so many rows on.
+_MANY = 32
+#: Of "five": what stands for no number, and the exponents that there are.
+_NONE, _EXPONENTS = (1 << 17) - 1, range(-22, 23)
 #: Texts are written by their places if each stands so often, on average.
 _OFTEN = 3
 
@@ -104,9 +115,10 @@ def _packed(values: list[Any]) -> Any:
     kinds = {type(value) for value in values} - {type(None)}
     if len(values) >= _ALIKE and len(kinds) <= 1 and all(value == values[0] for value in values):
         return {"repeat": values[0], "times": len(values)}
-    if kinds and kinds <= {float} and all(value is None or _is_single(value) for value in values):
-        short = [None if value is None else float(str(np.float32(value))) for value in values]
-        return {"single": short} if short != values else values
+    if len(values) >= _MANY and kinds == {int} and None not in values:
+        return _whole(values)
+    if len(values) >= _MANY and kinds == {float}:
+        return _five(values) or _single(values) or values
     words = list(dict.fromkeys(values)) if kinds == {str} else []
     if words and len(values) >= _OFTEN * len(words):
         places = {word: at for at, word in enumerate(words)}
@@ -114,7 +126,37 @@ def _packed(values: list[Any]) -> Any:
     return values
 
 
-def _is_single(value: float) -> bool:
-    """Whether a number has no more than 32 bits."""
+def _whole(values: list[int]) -> Any:
+    """Whole numbers in as few bytes as hold them; as they are beyond 32 bits."""
+    kind = next((one for one in ("int8", "int16", "int32") if _fit(values, np.iinfo(one))), None)
+    return values if kind is None else _bytes(np.array(values, np.dtype(kind).newbyteorder("<")).tobytes(), kind)
+
+
+def _fit(values: list[int], limits: np.iinfo[Any]) -> bool:
+    return min(values) >= limits.min and max(values) <= limits.max
+
+
+def _single(values: list[float | None]) -> Any:
+    """Numbers that have no more than 32 bits; None where one has more."""
+    known = np.array([math.nan if value is None else value for value in values])
     with np.errstate(over="ignore"):
-        return float(np.float32(value)) == value
+        short = known.astype("<f4")
+    return _bytes(short.tobytes(), "single") if np.array_equal(short.astype(float), known, equal_nan=True) else None
+
+
+def _five(values: list[float | None]) -> Any:
+    """Numbers of at most five digits; None where one has more, or is too small or too large."""
+    made = bytearray()
+    for value in values:
+        digits, _, power = (f"{value:.4e}" if value is not None else "0e0").partition("e")
+        exponent = int(power) - 4 if value else 0
+        if value is not None and (float(f"{value:.4e}") != value or exponent not in _EXPONENTS):
+            return None
+        size = _NONE if value is None else int(digits.lstrip("-").replace(".", ""))
+        code = size | (digits[0] == "-") << 17 | (exponent - _EXPONENTS[0]) << 18
+        made += code.to_bytes(3, "little")
+    return _bytes(bytes(made), "five")
+
+
+def _bytes(found: bytes, form: str) -> dict[str, str]:
+    return {"bytes": base64.b64encode(found).decode("ascii"), "as": form}

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from naive_columns import unpacked
 from scipy import stats
 
 from veracausa.behaviour.results import AblationStudy
@@ -27,12 +28,7 @@ def packed(views):
 
     def filled(value):
         if isinstance(value, dict) and list(value) == ["column"]:
-            column = columns.packed[value["column"]]
-            if isinstance(column, dict) and "repeat" in column:
-                return [column["repeat"]] * column["times"]
-            if isinstance(column, dict) and "words" in column:
-                return [column["words"][at] for at in column["at"]]
-            return column["single"] if isinstance(column, dict) else column
+            return unpacked(columns.packed[value["column"]])
         if isinstance(value, dict):
             return {key: filled(one) for key, one in value.items()}
         return [filled(one) for one in value] if isinstance(value, list) else value

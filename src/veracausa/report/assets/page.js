@@ -25,16 +25,31 @@
     return config;
   }
 
+  const POWERS = Array.from({ length: 23 }, (_, k) => Number(`1e${k}`)); // exact
   /* Columns of numbers and texts stand once in the page: see docs/page.md. */
   const unpacked = [];
   function column({ column: at }) {
     if (!unpacked[at]) {
       const packed = columns[at];
-      if (packed.single) unpacked[at] = packed.single.map((value) => (value === null ? null : Math.fround(value)));
+      if (packed.bytes !== undefined) unpacked[at] = numbersIn(packed);
       else if (packed.words) unpacked[at] = packed.at.map((place) => packed.words[place]);
       else unpacked[at] = "repeat" in packed ? Array(packed.times).fill(packed.repeat) : packed;
     }
     return unpacked[at];
+  }
+  /* Numbers of a column that is written as bytes. */
+  function numbersIn({ bytes, as }) {
+    const raw = Uint8Array.from(atob(bytes), (one) => one.charCodeAt(0));
+    if (as === "five") return Array.from({ length: raw.length / 3 }, (_, i) => five(raw[3 * i] | (raw[3 * i + 1] << 8) | (raw[3 * i + 2] << 16)));
+    const kinds = { int8: Int8Array, int16: Int16Array, int32: Int32Array, single: Float32Array };
+    return Array.from(new kinds[as](raw.buffer), (value) => (Number.isNaN(value) ? null : value));
+  }
+  /* 17 bits of digits, one of the sign, six of the exponent. */
+  function five(code) {
+    const [digits, power] = [code & 0x1ffff, (code >> 18) - 22];
+    if (digits === 0x1ffff) return null;
+    const size = power < 0 ? digits / POWERS[-power] : digits * POWERS[power];
+    return code & 0x20000 ? -size : size;
   }
   function records(packed) {
     if (Array.isArray(packed)) return packed;
