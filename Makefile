@@ -17,7 +17,7 @@ study: .venv/ready
 # The whole test suite, but for the slow extras. What fails is run again, with the values in its assertions: to prepare
 # these in all files would take each of both processes ten seconds.
 test: .venv/ready
-	.venv/bin/pytest -n 2 --assert=plain -m "not slow" tests || (.venv/bin/pytest --last-failed; false)
+	.venv/bin/pytest -n 2 --assert=plain -m "not slow" tests || (.venv/bin/pytest --last-failed --lfnf none; false)
 
 test-all: .venv/ready
 	.venv/bin/pytest -n 2 tests
