@@ -15,6 +15,7 @@ from veracausa.errors import FileError, WorkerError
 from veracausa.scores.scores import Scores
 from veracausa.sweeps import pool, working
 from veracausa.sweeps.claims import held_by
+from veracausa.sweeps.cluster import on_ray
 from veracausa.sweeps.items import Item
 
 HEADS = {"ask": "exact", "units": "heads"}
@@ -147,3 +148,20 @@ def test_whose_claim_it_was_is_known_after_a_worker_is_gone(tmp_path):
     (tmp_path / "claims" / "aa").write_text(json.dumps({"host": socket.gethostname(), "process": 7}))
     (tmp_path / "claims" / "bb").write_text("")  # being written
     assert held_by(tmp_path, 7) and not held_by(tmp_path, 8)
+
+
+def test_a_ray_cluster_is_the_one_that_is_named_or_a_new_one(monkeypatch):
+    """Not the last one of this machine, which Ray would look for, long after it is gone."""
+    ray, asked = pytest.importorskip("ray"), []
+
+    def begin(address, **options):
+        asked.append(address)
+        raise InterruptedError
+
+    monkeypatch.setattr(ray, "init", begin)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for named in ("", "auto"):
+        monkeypatch.setenv("RAY_ADDRESS", named)
+        with pytest.raises(InterruptedError):
+            on_ray(None, 2, None, lambda: None)
+    assert asked == ["local", None]

@@ -5,6 +5,7 @@ Ray starts them, and starts them again where a node is lost; what is to be done 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,9 @@ def on_ray(folder: Folder, workers: int | None, memory: float | str | None, look
     import ray
 
     if own := not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+        # without a word Ray looks for the last cluster that this machine had, for many minutes where it is no more
+        named = None if os.environ.get("RAY_ADDRESS") else "local"
+        ray.init(named, include_dashboard=False, log_to_driver=False)
     try:
         there = ray.cluster_resources()
         gpus = (
