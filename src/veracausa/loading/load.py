@@ -34,7 +34,7 @@ def load(
         dtype: precision to load in (default float32); a loaded model is never converted.
         device: where to load to (default: a GPU if there is one); "auto": spread over all GPUs, by Accelerate, for one
             that fits onto none alone; a loaded model is never moved.
-        attn_implementation: as in transformers; effects are the same with any.
+        attn_implementation: as in transformers; effects are the same with any. sdpa is refused where scores have a cap.
         trust_remote_code: run code from a model repository. Off unless you ask for it.
         cache_dir: where converted weights are kept (default: the user's cache folder).
         anatomy: family to read the model as, for a known layout under an unknown name; or where its parts lie, for

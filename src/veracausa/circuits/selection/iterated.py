@@ -158,7 +158,7 @@ class IterateWork:
         }
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
-        """Rank all edges; every finished round is kept: its scores, the weight of what hurts, and f."""
+        """Rank all edges; finished rounds are kept: their scores, the weight of what hurts, and f."""
         shape, asked = (len(self.sizes) + self.settle, len(self.edges) + 2), {"units": self.edges.digest()}
         with (
             session(
@@ -286,10 +286,11 @@ def iterate(
         returns: let a removed edge return when it scores above a kept one.
         settle: so many rounds more at the last size, in which removed edges return where they count more than kept
             ones; larger sizes are then no circuits that were scored.
-        guard: rising numbers of others, such as (30, 100): these rounds score edges also where an adversary has
-            restored so many.
+        guard: rising numbers of others (at most all), such as (30, 100): these rounds score edges also where an
+            adversary has restored so many.
         start: scores of all edges, by any method, that the first round drops by, instead of its own.
-        out: a folder to keep every finished round in: an interrupted call with the same arguments goes on from there.
+        out: a folder to keep finished rounds in, every few seconds: an interrupted call with the same arguments goes on
+            from there.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
