@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import safetensors
 import torch
 
 import veracausa as vc
@@ -130,6 +131,27 @@ def test_formulas_in_tables_are_text(text):
     lines = csv_text(frame).replace('"', "").split("\n")
     assert lines[0] == f"name,'{text},mixed" and lines[1] == f"'{text},-1.5,-2"
     assert f"a0.h0,,'{text}" in csv_text(frame).replace('"', "")
+
+
+@pytest.mark.parametrize(("broken", "state"), [(False, 1), (True, 2)])
+def test_a_file_that_is_replaced_while_it_is_read(tmp_path, monkeypatch, broken, state):
+    """safetensors opens a file twice: the header of one state and the tensors of the next are no damage."""
+    path, own = write_tensors(tmp_path / "pieces", "kind", {"state": 1}, {"x": torch.ones(2)}), safetensors.safe_open
+
+    def replaced(*args, **options):
+        monkeypatch.setattr(safetensors, "safe_open", own)
+        found = own(*args, **options)
+        write_tensors(path, "kind", {"state": 2}, {"x": 2 * torch.ones(2)})
+        if broken:
+            raise safetensors.SafetensorError("of two states")
+        return found
+
+    monkeypatch.setattr(safetensors, "safe_open", replaced)
+    found, tensors = read_tensors(path, "kind")
+    assert found == {"state": state} and tensors["x"].tolist() == [state] * 2
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FileError, match="damaged or cut short"):
+        read_tensors(path, "kind")
 
 
 def test_no_other_writer():

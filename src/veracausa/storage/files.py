@@ -156,15 +156,36 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a file that `write_tensors` wrote.
+    """Header and tensors of a file that `write_tensors` wrote, whoever replaces it meanwhile.
 
     Raises:
         FileError: there is no such file, it is damaged or cut short, or it is of another kind.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = at(path)
     _require_file(path)
+    before = _state(path)
+    try:
+        return _read(path, kind)
+    except FileError:
+        # safetensors opens a file twice, for its header and for its tensors: they may be of two states of it
+        if _state(path) == before:
+            raise
+    return _read(path, kind)
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """What differs between a file and the one that was put in its place; of one that is gone: nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors, as they are now."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
