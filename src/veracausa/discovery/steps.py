@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 PIECES = "pieces"
 
 
-#: Rounds in which a circuit settles, and in which it does so guarded, against so many others restored.
-_SETTLE, _GUARDED, _GUARD = 4, 6, (30, 100)
+#: Ways in which a circuit settles at its size → in how many rounds, and guarded against how many others restored.
+_SETTLED: dict[Any, dict[str, Any]] = {"settled": {"settle": 4}, "guarded": {"settle": 6, "guard": (30, 100)}}
 #: Ways of learning masks for all sizes.
 _LEARNED: dict[Any, LearnedBy] = {"learned": "top-k", "matryoshka": "matryoshka"}
 #: Scores that are taken in rounds.
-_ITERATED = ("iterated", "balanced", "settled", "guarded")
+_ITERATED = ("iterated", "balanced", *_SETTLED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +64,7 @@ class Scoring:
         if method == "iterated" or method == "balanced":
             return cls(method, iterate.work(lm, task, by="balanced" if method == "balanced" else "abs_mean"))
         if method == "settled" or method == "guarded":
-            how: dict[str, Any] = {"settle": _SETTLE} if method == "settled" else {"settle": _GUARDED, "guard": _GUARD}
-            return cls(method, iterate.work(lm, task, by="balanced", smallest=edges, **how))
+            return cls(method, iterate.work(lm, task, by="balanced", smallest=edges, **_SETTLED[method]))
         if method == "learned" or method == "matryoshka":
             return cls(method, learn.work(lm, task, how=_LEARNED[method], keep=edges, seed=seed))
         return cls(method, attribute.work(lm, task, units="edges", method=method))

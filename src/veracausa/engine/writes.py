@@ -52,14 +52,20 @@ def writes_of_heads(
     decoder: Decoder, part: Block, z: Tensor, output: Tensor, heads: Sequence[int] | None = None
 ) -> Float[Tensor, "heads examples positions width"]:
     """Writes of heads, given their values z and the output of the attention's (or mixer's) output projection."""
+    return rescaled(decoder, part, with_bias(decoder, part, shares_of_heads(decoder, part, z, heads)), output)
+
+
+def shares_of_heads(
+    decoder: Decoder, part: Block, z: Tensor, heads: Sequence[int] | None = None
+) -> Float[Tensor, "heads examples positions width"]:
+    """Heads' shares of the attention's (or mixer's) output in front of a post-norm, without its bias."""
     exact = torch.promote_types(z.dtype, torch.float32)
     count = decoder.writers_of(part)
     weights = part.head_weights.to(exact).unflatten(0, (count, -1))
     split = z.to(exact).unflatten(-1, (count, -1))
     if heads is not None:
         weights, split = weights[list(heads)], split[..., list(heads), :]
-    writes = torch.einsum("bshd,hdw->hbsw", split, weights)
-    return rescaled(decoder, part, with_bias(decoder, part, writes), output)
+    return torch.einsum("bshd,hdw->hbsw", split, weights)
 
 
 def with_bias(decoder: Decoder, block: Block, share: Tensor, heads: float | Tensor = 1) -> Tensor:

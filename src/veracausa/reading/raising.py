@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from veracausa.engine.norms import norm_form
-from veracausa.engine.writes import output_of, rescaled, values_of
+from veracausa.engine.writes import mlp_write, output_of, rescaled, shares_of_heads, values_of
 from veracausa.reading.both_runs import at_places
 
 if TYPE_CHECKING:
@@ -54,14 +54,12 @@ def _writes(frozen: Frozen, without: Sequence[int]) -> Iterator[tuple[int, Float
         for part in block.mixers:
             yield layer, _of_heads(frozen, part)
         if block.has_mlp and layer not in without:
-            yield layer, at_places(frozen.bucket, block.mlp_write(frozen.state.sites["mlp"][layer]))[None]
+            yield layer, at_places(frozen.bucket, mlp_write(frozen.decoder, frozen.state, layer))[None]
 
 
 def _of_heads(frozen: Frozen, part: Block) -> Float[Tensor, "heads examples places width"]:
     """What each head alone adds: of a norm behind the attention the whole output's scale, no bias."""
     decoder, bucket = frozen.decoder, frozen.bucket
-    z = at_places(bucket, values_of(frozen.state, part)).unflatten(-1, (decoder.writers_of(part), -1))
-    weights = part.head_weights.to(z.dtype).unflatten(0, (z.shape[-2], -1))
-    share = torch.einsum("ephd,hdw->hepw", z, weights)
+    share = shares_of_heads(decoder, part, at_places(bucket, values_of(frozen.state, part)))
     output = at_places(bucket, output_of(frozen.state, part)).to(frozen.state.residual[-1].dtype)
     return rescaled(decoder, part, share, output)

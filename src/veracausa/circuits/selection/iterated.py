@@ -205,10 +205,10 @@ class IterateWork:
             if done:
                 weight, f = call.values[number, -2:].tolist()
                 call.tick(self._slopes_of(number))
-            elif self.balanced:
-                judged = recorded if settling else [recorded[(number + 1) % len(recorded)]]
-                weight, f = balanced(weight, partial(self._f, judged, own, among, size))
-            if not done:
+            else:
+                if self.balanced:
+                    judged = recorded if settling else [recorded[(number + 1) % len(recorded)]]
+                    weight, f = balanced(weight, partial(self._f, judged, own, among, size))
                 call.put(number, torch.from_numpy(np.append(found, [weight, f])))
             if self.balanced:
                 reached.append(f"{f:.2f} of {counted(size, 'edge')}")

@@ -46,9 +46,8 @@ def single(told: Single, model: dict[str, str], cost: Cost) -> str:
         drawn=told.figures,
         listed=told.tables,
         cost=cost.token_layers,
-        summary=told.summary,
         **{name: getattr(told, name) for name in _PARTS},
     )
 
 
-_PARTS = ("notes", "facts", "description", "methods", "reading", "kicker", "heading", "counted", "files")
+_PARTS = ("summary", "notes", "facts", "description", "methods", "reading", "kicker", "heading", "counted", "files")
