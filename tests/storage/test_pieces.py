@@ -105,7 +105,8 @@ def test_continues(tiny, task_of, tmp_path, how):
     again, rows = sweeps.during(lambda: run(tiny, task_of, tmp_path))
     assert torch.equal(again.values, whole.values) and rows == 0
     leftovers = [p.name for p in tmp_path.iterdir() if not p.name.endswith(".pieces.safetensors")]
-    assert all(name.endswith(".tmp") for name in leftovers)
+    # ours end in .tmp; safetensors fills a .tmpXXXXXX first, which a kill within it leaves
+    assert all(name.startswith(".tmp") or name.endswith(".tmp") for name in leftovers), leftovers
 
 
 def test_after_an_exception(tiny, task_of, tmp_path):
