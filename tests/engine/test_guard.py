@@ -9,6 +9,7 @@ from left_as_it_was import Boom, explode, same, state_of, unusual
 
 import veracausa as vc
 from veracausa.engine.guard import attention_function, borrowed
+from veracausa.errors import MethodError
 
 CALLS = {
     "exact": lambda lm, task: vc.exact(lm, task, units="heads", show_progress=False),
@@ -99,6 +100,15 @@ def test_attention_function_is_put_back():
         assert lm.hf.config._attn_implementation == "sdpa"
         raise Boom
     assert lm.hf.config._attn_implementation == "eager"
+
+
+def test_capped_scores_are_not_left_to_sdpa(task_of):
+    """The config lets a user choose it after loading; transformers' own error would come from deep inside a run."""
+    lm = as_model(tiny_models.make("gemma2"))
+    lm.hf.config._attn_implementation_internal = "sdpa"
+    with pytest.raises(MethodError, match=r"The Gemma2ForCausalLM has a cap .* set_attn_implementation\('eager'\)"):
+        vc.exact(lm, task_of(), units="heads", show_progress=False)
+    assert lm.hf.config._attn_implementation == "sdpa"  # what the user chose is his
 
 
 def test_the_model_still_trains_after_a_call(task_of):

@@ -40,7 +40,7 @@ def test_float64_works_and_says_its_precision(task_of, agree, family, attention)
     """Against the same weights computed in float64 throughout: 1e-4 of the gap, what float32 is held to."""
     if (family, attention) == ("gemma2", "sdpa"):
         pytest.skip("sdpa has no soft caps")
-    hf, task = plain(family, attn_implementation=attention), task_of(6)
+    hf, task = plain(family, attn_implementation=attention), task_of(6, seed=7)  # no family has a small gap
     lm, exactly = as_model(hf, family), as_model(tiny_models.compute_in_float64(copy.deepcopy(hf)), family)
     note = precision_of(lm.decoder).notes
     assert bool(note) == (family not in THROUGHOUT or (attention == "eager" and family != "gpt2"))

@@ -48,6 +48,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy import Block
+from veracausa.anatomy.capped import has_cap
 from veracausa.anatomy.packed import without_gradient
 from veracausa.contracts.adapters import all_off_is_the_model_without, has_adapters
 from veracausa.contracts.chosen import Chosen, middle_units, names, some_units
@@ -68,7 +69,6 @@ from veracausa.engine.validate import tolerance
 from veracausa.engine.watching import watch
 from veracausa.errors import ContractError
 from veracausa.estimates.attribute import attribute
-from veracausa.loading.asked import has_cap
 from veracausa.model import Check
 from veracausa.tasks.task import Task
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from veracausa.anatomy import Decoder
 from veracausa.anatomy.beside import joining
 from veracausa.anatomy.bridges import Bridged, bridged, lay, take_away
+from veracausa.anatomy.capped import require_cap
 from veracausa.anatomy.packed import require_unpacked, unpacked, without_estimates
 from veracausa.engine.before import Before, Kept, insist
 from veracausa.engine.budget import free_memory
@@ -100,7 +101,8 @@ def borrowed(decoder: Decoder) -> Iterator[Loan]:
     back on the first (`placed`).
 
     Raises:
-        DeviceError: the weights were made inside `torch.inference_mode()`.
+        DeviceError: the weights were made inside `torch.inference_mode()`. MethodError: since it was loaded, its user
+            left capped attention scores to sdpa.
     """
     hf: nn.Module = decoder.hf
     with alone(decoder) as loan:
@@ -223,8 +225,10 @@ def _choose(decoder: Decoder, name: str) -> None:
             config._attn_implementation = name
 
 
-def _require_usable(hf: nn.Module) -> None:
+def _require_usable(hf: Any) -> None:
     require_unpacked(hf)
+    config = hf.config.get_text_config()
+    require_cap(config, f"The {type(hf).__name__}", config._attn_implementation)
     if any(parameter.is_inference() for parameter in hf.parameters()):
         raise DeviceError(
             "The model's weights were made inside torch.inference_mode(), so no gradient can pass through them, there "

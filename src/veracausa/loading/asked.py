@@ -47,26 +47,6 @@ def require_on_devices(title: str, hf: Any) -> None:
         )
 
 
-def require_cap(config: Any, title: str, chosen: str | None) -> None:
-    """Attention scores that have a cap are not computed by sdpa, which knows none.
-
-    Newer transformers refuse it for such models (Gemma 2); older ones leave the cap out without a word.
-
-    Raises:
-        MethodError: they are.
-    """
-    if chosen == "sdpa" and has_cap(config):
-        raise MethodError(
-            f"{title} has a cap on its attention scores, which attn_implementation='sdpa' leaves out: that is another "
-            "model. Load it with attn_implementation='eager'."
-        )
-
-
-def has_cap(config: Any) -> bool:
-    """Whether attention scores are capped, as in Gemma 2."""
-    return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-
-
 def dtype_of(dtype: Any) -> Any:
     """The floating-point type by its name, or "auto", that of the file.
 

@@ -15,15 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from veracausa.errors import ArchitectureError, DeviceError, DownloadError, FileError, MethodError, VeracausaError
 from veracausa.loading.adapter_folders import base_of, is_adapter_folder, with_adapter
-from veracausa.loading.asked import (
-    SPREAD,
-    device_of,
-    dtype_of,
-    has_cap,
-    load_options,
-    require_cap,
-    require_on_devices,
-)
+from veracausa.loading.asked import SPREAD, device_of, dtype_of, load_options, require_on_devices
 from veracausa.loading.checkpoint import check_folder, require_all_taken, require_finite
 from veracausa.loading.conversion import (
     FORMAT,
@@ -222,6 +214,8 @@ def _read(
             MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
         )
 
+        from veracausa.anatomy.capped import has_cap, require_cap
+
         try:  # a config with an error in it would otherwise be reported as a lack of a tokenizer
             config = AutoConfig.from_pretrained(place, trust_remote_code=options["trust_remote_code"], **hub)
         except Exception as error:
@@ -299,6 +293,8 @@ def _adopt(
 ) -> Loaded:
     """Take a model that is already loaded, as it is."""
     from transformers import PreTrainedModel
+
+    from veracausa.anatomy.capped import require_cap
 
     model, taken = unwrapped(model)
     origin = f"passed by the caller{taken}"
