@@ -224,6 +224,17 @@ def test_help_needs_no_heavy_library():
     assert python(code, *COMMANDS).count("Usage: veracausa") == 1 + len(COMMANDS)
 
 
+def test_a_command_alone_is_read():
+    """Of a help text, too: reading and making the others would take as long again."""
+    code = (
+        "import sys; from veracausa.cli.app import main, Group; sys.argv = ['veracausa', 'models', '--help']\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "print({name for name, one in Group.deferred.items() if 'made' in vars(one)})\n"
+        "assert 'veracausa.cli.effects' not in sys.modules"
+    )
+    assert python(code).splitlines()[-1] == "{'models'}"
+
+
 def test_help_fits_a_terminal_and_groups_options():
     lines = shell("attribute", "--help", env={"COLUMNS": "100"}).stdout.splitlines()
     assert max(map(len, lines)) <= 100

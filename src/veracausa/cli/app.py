@@ -35,32 +35,12 @@ import signal
 import sys
 import warnings
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
-from veracausa.cli import (
-    behaviour,
-    circuits,
-    comparing,
-    components,
-    dictionaries,
-    effects,
-    feature_circuits,
-    graphs,
-    interplay,
-    judging,
-    methods,
-    models,
-    opening,
-    pruning,
-    reading,
-    states,
-    studies,
-    sweeps,
-    tasks,
-)
 from veracausa.cli.command import BEGUN, Command, TaskCommand, status_of, stopped, terminated
+from veracausa.cli.deferred import Deferred
 from veracausa.cli.helping import WIDTH, HelpingGroup
 from veracausa.errors import VeracausaError
 from veracausa.terminal import echo, flushed, say, tolerant
@@ -68,8 +48,30 @@ from veracausa.version import __version__
 
 _ASK, _CIRCUITS, _LOOK = "Effects of units", "Circuits and whole studies", "What there is"
 
+
+class Group(HelpingGroup):
+    """All commands, in the order of the help."""
+
+    deferred: ClassVar[dict[str, Deferred]] = {
+        one.name: one
+        for panel, kind, commands in (
+            (_ASK, TaskCommand, "effects.exact effects.attribute states.trace states.steer"),
+            (_ASK, TaskCommand, "behaviour.ablate reading.lens reading.dla interplay.interactions graphs.graph"),
+            (_ASK, TaskCommand, "feature_circuits.features components.components"),
+            (_CIRCUITS, TaskCommand, "studies.study studies.compare circuits.discover judging.scoreboard"),
+            (_CIRCUITS, Command, "sweeps.sweep"),
+            (_CIRCUITS, TaskCommand, "pruning.prune"),
+            (_CIRCUITS, Command, "circuits.evaluate circuits.adversary judging.specificity"),
+            (_LOOK, Command, "tasks.tasks models.models methods.methods"),
+            (_LOOK, TaskCommand, "tasks.task"),
+            (_LOOK, Command, "models.check dictionaries.dictionary opening.open_ comparing.compare_pages"),
+        )
+        for one in (Deferred(panel, kind, where) for where in commands.split())
+    }
+
+
 app = typer.Typer(
-    cls=HelpingGroup,
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"max_content_width": WIDTH},
@@ -77,22 +79,6 @@ app = typer.Typer(
     help="Which part of this language model causes this, and how sure are we?",
     epilog="Begin with `veracausa tasks`, or with `veracausa study ioi --quick`.",
 )
-for panel, kind, commands in (
-    (_ASK, TaskCommand, (effects.exact, effects.attribute, states.trace, states.steer)),
-    (_ASK, TaskCommand, (behaviour.ablate, reading.lens, reading.dla, interplay.interactions, graphs.graph)),
-    (_ASK, TaskCommand, (feature_circuits.features, components.components)),
-    (_CIRCUITS, TaskCommand, (studies.study, studies.compare, circuits.discover, judging.scoreboard)),
-    (_CIRCUITS, Command, (sweeps.sweep,)),
-    (_CIRCUITS, TaskCommand, (pruning.prune,)),
-    (_CIRCUITS, Command, (circuits.evaluate, circuits.adversary, judging.specificity)),
-    (_LOOK, Command, (tasks.tasks, models.models, methods.methods)),
-    (_LOOK, TaskCommand, (tasks.task,)),
-    (_LOOK, Command, (models.check, dictionaries.dictionary)),
-):
-    for command in commands:
-        app.command(cls=kind, rich_help_panel=panel)(command)
-app.command(name="open", cls=Command, rich_help_panel=_LOOK)(opening.open_result)
-app.command(name="compare-pages", cls=Command, rich_help_panel=_LOOK)(comparing.compare_pages)
 
 
 @app.callback(invoke_without_command=True)

@@ -5,11 +5,12 @@ Plain, and not in boxes, since it is read in logs and by programs, too, and is t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import typer.core
 
+from veracausa.cli.deferred import Commands, Deferred
 from veracausa.cli.listing import listing
 
 #: How wide help may be.
@@ -26,24 +27,27 @@ class HelpingCommand(typer.core.TyperCommand):
 
 
 class HelpingGroup(typer.core.TyperGroup):
-    """A group whose help has a section for each panel of commands."""
+    """A group of deferred commands, whose help has a section for each panel of them; a subclass has the table."""
+
+    deferred: ClassVar[Mapping[str, Deferred]]
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = Commands(self.deferred)  # type: ignore[assignment]  # nothing adds to them
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections: commands first."""
-        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
-        rows = [(_panel(one), (name, _paragraph(one.help))) for name, one in commands.items() if one is not None]
-        _sections(formatter, rows)
+        _sections(formatter, ((one.panel, (name, _paragraph(one.help))) for name, one in self.deferred.items()))
         _sections(formatter, (("Options", one.get_help_record(ctx)) for one in self.get_params(ctx)))
 
 
 def _panel(one: Any) -> str:
-    """What a command, option or argument stands under."""
-    kind = getattr(one, "param_type_name", "command")
-    return getattr(one, "rich_help_panel", None) or f"{kind.capitalize()}s"
+    """What an option or argument stands under."""
+    return getattr(one, "rich_help_panel", None) or f"{one.param_type_name.capitalize()}s"
 
 
-def _paragraph(text: str | None) -> str:
-    return " ".join((text or "").split("\n\n")[0].split())
+def _paragraph(text: str) -> str:
+    return " ".join(text.split("\n\n")[0].split())
 
 
 def _sections(formatter: Any, rows: Iterable[tuple[str, tuple[str, str] | None]]) -> None:

@@ -31,7 +31,7 @@ Page = Annotated[
 ]
 
 
-def open_result(path: Saved, rows: Rows = 10, json: Json = False, csv: Csv = False, page: Page = None) -> None:
+def open_(path: Saved, rows: Rows = 10, json: Json = False, csv: Csv = False, page: Page = None) -> None:
     """Show any saved result: what it is, what it found, and the head of its table. No model is loaded."""
     from veracausa.opening import kind_of_folder
     from veracausa.opening import open as read
