@@ -113,6 +113,10 @@ class Circuit(Shown):
     def of_nodes(cls, lm: Model, names: Sequence[str], *, method: str = "stated") -> Circuit:
         """The circuit of all edges out of these nodes, `input`, heads and MLPs, so that all other nodes are ablated.
 
+        That holds for the input, too: where it is not named, every node reads the corrupted prompt, and f is 0 whatever
+        else is named; a note says so. Edges into ablated nodes are kept, and lead nowhere: `nodes` names those nodes,
+        too, until `prune` drops such edges.
+
         Raises:
             CircuitError: a name that is no node of this model; "logits" writes nothing and is passed over.
 
@@ -128,7 +132,8 @@ class Circuit(Shown):
                 )
         kept = np.isin(lm.graph.edges[0], [known[name] for name in names if name != "logits"])
         writer, reader = (end[kept] for end in lm.graph.edges)
-        return cls.of(lm.graph, writer, reader, model=lm.header(), method=method)
+        notes = () if "input" in names else ("the input is not among its nodes: what is left reads what ablates it",)
+        return cls.of(lm.graph, writer, reader, model=lm.header(), method=method, notes=notes)
 
     def __len__(self) -> int:
         return len(self.edges)

@@ -135,6 +135,16 @@ def test_what_is_no_circuit_of_nodes(tiny):
     assert len(vc.Circuit.of_nodes(lm, ["logits"])) == 0
 
 
+def test_nodes_without_the_input_read_what_ablates_it_and_the_circuit_says_so(tiny, task_of):
+    """f is 0 to rounding, and `nodes` names what is ablated, too, until dead ends are dropped."""
+    lm, task = tiny("llama"), task_of(6, n=2)
+    all_but_input = vc.Circuit.of_nodes(lm, lm.graph.writer_names[1:])
+    assert vc.faithfulness(lm, task, all_but_input, show_progress=False).f == pytest.approx(0, abs=1e-12)
+    assert "the input is not among its nodes" in all_but_input.notes[0] and not len(all_but_input.prune())
+    some = vc.Circuit.of_nodes(lm, ["input", "a0.h1"])
+    assert not some.notes and "m1" in some.nodes and some.prune().nodes == ["input", "a0.h1", "logits"]
+
+
 def test_a_random_circuit_has_the_profile(tiny):
     lm, draw = tiny("llama"), np.random.default_rng(0)
     graph, mask = lm.graph, some_mask(lm, 0.4)
