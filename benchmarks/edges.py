@@ -21,7 +21,7 @@ import veracausa as vc
 from veracausa.anatomy import decoder_of
 from veracausa.circuits.quality.curve import SIZES
 from veracausa.circuits.runs.run_circuits import run_circuits
-from veracausa.engine.circuit_forward import Wiring, kept_by
+from veracausa.engine.circuit_forward import Wiring
 from veracausa.model import Model
 from veracausa.tasks.task import Task
 
@@ -89,7 +89,7 @@ def count(lm: Model, task: Task) -> None:
     runs = 0.0
     for share in SIZES:
         kept = ranking[: max(1, round(share * lm.graph.size))]
-        runs += behind * of_circuit(lm, kept_by(lm.graph, scores.units.writer[kept], scores.units.reader[kept]))
+        runs += behind * of_circuit(lm, scores.units[kept].mask)
     print(f"| recording both runs | {recorded / bare:.2f} |\n| ten nested circuits behind it | {runs / bare:.2f} |")
 
 
@@ -118,7 +118,7 @@ def main() -> None:
     ranking = np.array(scores.ranking())
 
     def mask(count: int) -> np.ndarray:
-        return kept_by(lm.graph, scores.units.writer[ranking[:count]], scores.units.reader[ranking[:count]])
+        return scores.units[ranking[:count]].mask
 
     for name, counts in (
         ("one circuit of 1,000 edges", [1000]),

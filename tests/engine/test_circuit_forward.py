@@ -12,7 +12,8 @@ import torch
 import veracausa as vc
 from veracausa.anatomy.graph import Graph
 from veracausa.circuits.runs.run_circuits import run_circuits
-from veracausa.engine.circuit_forward import Wiring, all_edges_mask, kept_by
+from veracausa.engine.circuit_forward import Wiring, all_edges_mask
+from veracausa.units.edges import Edges
 
 FAMILIES = tiny_models.FAMILIES
 #: Forms of attention: positions added to scores, sinks, windows, parallel blocks, experts, projections in one.
@@ -126,7 +127,7 @@ def test_small_circuits_cost_less(tiny):
 
     def cost(*names):
         ends = np.array([graph.parse(name) for name in names], dtype=int).reshape(-1, 2)
-        return run(lm, task, [kept_by(graph, ends[:, 0], ends[:, 1])]).cost.forward
+        return run(lm, task, [Edges.of(graph, ends[:, 0], ends[:, 1]).mask]).cost.forward
 
     base = 2 * 3 + 2 * 4 * 3 + 4 * 3
     assert cost() == base
@@ -139,7 +140,7 @@ def test_living_by_hand():
     graph = Graph(2, 2, 1)
     names = ["input->a0.kv0<v>", "a0.h1->a1.h0<q>", "a1.h0->logits", "input->m0", "a1.h1->logits", "a0.h0->m1"]
     ends = np.array([graph.parse(name) for name in names])
-    wiring = Wiring(graph, kept_by(graph, ends[:, 0], ends[:, 1]))
+    wiring = Wiring(graph, Edges.of(graph, ends[:, 0], ends[:, 1]).mask)
     alive = {f"{graph.writer_names[w]}->{graph.reader_names[r]}" for r, w in np.argwhere(wiring.living)}
     # h1 of layer 1 has no edge in; m0 and m1 have none out; a key/value edge feeds both heads of its group
     assert alive == {"input->a0.kv0<v>", "a0.h1->a1.h0<q>", "a1.h0->logits"}

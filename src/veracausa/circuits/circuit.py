@@ -18,7 +18,6 @@ from veracausa.arguments import shown, texts
 from veracausa.choices import Ablation, Look
 from veracausa.circuits.wiring import live_edges, node_table, nodes_of, parse_names, touched_by
 from veracausa.doors import through
-from veracausa.engine.circuit_forward import kept_by
 from veracausa.engine.identity import difference
 from veracausa.errors import CircuitError
 from veracausa.extras import require_extra
@@ -165,7 +164,7 @@ class Circuit(Shown):
     @property
     def mask(self) -> Bool[np.ndarray, "readers writers"]:
         """True where the edge from a writer to a reader is kept."""
-        return kept_by(self.graph, self.edges.writer, self.edges.reader)
+        return self.edges.mask
 
     def prune(
         self, lm: Model | None = None, task: Task | None = None, *, ablation: Ablation = "counterfactual"

@@ -18,7 +18,6 @@ import numpy as np
 from veracausa.anatomy.graph import HEAD, INPUT, KV, MIXER, MLP, READERS, WRITER_MIXER, Graph, K, Q, V
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.wiring import heads_of, touched_by
-from veracausa.engine.circuit_forward import kept_by
 from veracausa.errors import CircuitError
 from veracausa.scores.scores import Scores
 from veracausa.units.edges import Edges
@@ -72,10 +71,9 @@ def ends_of(edges: Edges) -> tuple[list[tuple[Node, Node]], list[tuple[Node, Nod
         ends.append((_writer(graph, writer, position), _reader(graph, reader, position, apart)))
     if edges.positional:
         return ends, _carried(graph, ends)
-    mask = kept_by(graph, edges.writer, edges.reader)
     joins = {
         (_reader(graph, reader, -1, apart), _writer(graph, head, -1))
-        for reader, heads in touched_by(graph, mask).items()
+        for reader, heads in touched_by(graph, edges.mask).items()
         for head in heads
     }
     return ends, sorted(pair for pair in joins if pair[0] != pair[1])

@@ -347,10 +347,3 @@ def wiring_of(decoder: Decoder, mask: np.ndarray, settled: bool = True) -> Wirin
 def all_edges_mask(graph: Graph) -> Bool[np.ndarray, "readers writers"]:
     """The mask of the whole graph."""
     return np.asarray(graph.writer_order[None] <= graph.reader_order[:, None])
-
-
-def kept_by(graph: Graph, writer: np.ndarray, reader: np.ndarray) -> Bool[np.ndarray, "readers writers"]:
-    """The mask of some edges."""
-    mask = np.zeros((graph.readers, graph.writers), dtype=bool)
-    mask[reader, writer] = True
-    return mask

@@ -18,6 +18,7 @@ from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jaxtyping import Bool
 
     from veracausa.engine.patches import Place
 
@@ -52,6 +53,13 @@ class Edges(Units):
     def place(self) -> Place:
         """Edges are changes of what a reader takes from the stream."""
         return "residual"
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "readers writers"]:
+        """True where the edge from a writer to a reader is among these, at whichever position."""
+        mask = np.zeros((self.graph.readers, self.graph.writers), dtype=bool)
+        mask[self.reader, self.writer] = True
+        return mask
 
     def at_each(self, positions: int) -> Edges:
         """Each of these edges at every position from 0 on, edge after edge: [edges · positions].

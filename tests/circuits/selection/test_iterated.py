@@ -43,11 +43,10 @@ def test_every_drop_is_by_the_scores_of_the_circuit_at_hand(tiny, task_of):
     ranking, n = scores.ranking(), lm.graph.size
     sizes = np.geomspace(round(0.2 * n), n, 3).round().astype(int)
     from veracausa.circuits.runs.run_circuits import run_circuits
-    from veracausa.engine.circuit_forward import kept_by
 
     middle = np.array(ranking[: sizes[1]])
     kept = [middle, *(np.delete(middle, i) for i in range(len(middle)))]
-    masks = [kept_by(lm.graph, scores.units.writer[one], scores.units.reader[one]) for one in kept]
+    masks = [scores.units[one].mask for one in kept]
     metric = run_circuits(lm, task, masks, show_progress=False).metric[:, 0].numpy()
     worth = metric[0] - metric[1:]  # of each edge, there
     stays = np.arange(len(middle)) < sizes[0]

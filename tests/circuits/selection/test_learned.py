@@ -13,7 +13,6 @@ from veracausa.circuits.runs.tapes import step_groups
 from veracausa.circuits.selection.gated_edges import gated_edges
 from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.circuit_forward import kept_by
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.errors import MethodError, UnitError
 from veracausa.estimates.learned.losses import MASK_LOSSES
@@ -71,7 +70,7 @@ def test_what_it_says_of_itself(tiny, task_of, how, tmp_path):
     assert mask.units.digest() == all_edges(lm).digest() and (mask.values == mask.values[0]).all()
     assert ((mask.values >= 0) & (mask.values <= 1)).all() and mask.settings["steps"] == 6
     kept = mask.ranking()[: mask.settings["keep"]]
-    outcome = run_circuits(lm, task, [kept_by(lm.graph, mask.units.writer[kept], mask.units.reader[kept])])
+    outcome = run_circuits(lm, task, [mask.units[kept].mask])
     assert f"KL {outcome.kl.mean():.3f}, metric {outcome.metric.mean():+.3f}" in mask.notes[1]
     assert len(vc.select(mask, n=30)) <= 30
     assert len(vc.curve(lm, task, mask, sizes=(0.1, 1.0), show_progress=False).signed) == 2

@@ -25,7 +25,7 @@ from veracausa.circuits.runs.ablations import SETTLED
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes
 from veracausa.doors import through
 from veracausa.effects.optimal_descent import Learning
-from veracausa.engine.circuit_forward import kept_by, wiring_of
+from veracausa.engine.circuit_forward import wiring_of
 from veracausa.engine.work import gives
 from veracausa.errors import MethodError, UnitError
 from veracausa.result import Shown
@@ -253,7 +253,7 @@ def curve(
     for name, by in _RANKINGS.items():
         ranking = np.array(scores.ranking(by))
         chosen = [ranking[:count] for count in counts]
-        own = [kept_by(graph, scores.units.writer[kept], scores.units.reader[kept]) for kept in chosen]
+        own = [scores.units[kept].mask for kept in chosen]
         living[name] = tuple(int(wiring_of(lm.decoder, mask, ablation in SETTLED).living.sum()) for mask in own)
         masks += own
     once = {mask.tobytes(): mask for mask in masks}  # all edges, and all sizes of magnitudes, are there twice

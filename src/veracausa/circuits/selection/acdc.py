@@ -31,7 +31,7 @@ from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.runs.recorded import Recorded, planned_record, record
 from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.circuit_forward import Wiring, kept_by, wiring_of
+from veracausa.engine.circuit_forward import Wiring, wiring_of
 from veracausa.engine.guard import attention_function
 from veracausa.engine.session import session
 from veracausa.engine.work import gives
@@ -90,8 +90,7 @@ class AcdcWork:
     def tokens(self) -> float:
         """Token-layers at most: every edge is tried by a run of all that leads to the logits at first."""
         recorded, behind = planned_record(self.lm, self.task)
-        mask = kept_by(self.edges.graph, self.edges.writer, self.edges.reader)
-        blocks = wiring_of(self.lm.decoder, mask).blocks
+        blocks = wiring_of(self.lm.decoder, self.edges.mask).blocks
         return recorded + (1 + len(self.edges)) * behind * blocks / self.lm.layers
 
     @torch.inference_mode(False)
@@ -207,7 +206,7 @@ class _Search:
     @classmethod
     def of(cls, recorded: Recorded, edges: Edges, loss: str) -> _Search:
         """The edges to begin with."""
-        mask = kept_by(edges.graph, edges.writer, edges.reader)
+        mask = edges.mask
         wiring = wiring_of(recorded.lm.decoder, mask)
         return cls(recorded, edges, loss, mask, wiring, recorded.loss(wiring, loss))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from veracausa.circuits.runs.recorded import Group, LearnedWrites, Recorded
-from veracausa.engine.circuit_forward import kept_by, wiring_of
+from veracausa.engine.circuit_forward import wiring_of
 from veracausa.units.edges import Edges
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class GatedEdges:
     @torch.no_grad()
     def kept(self, edges: np.ndarray) -> tuple[float, float]:
         """Mean KL and mean metric of the circuit of some edges, rows of the table."""
-        recorded, table = self._final(), self.edges
-        mask = kept_by(table.graph, table.writer[edges], table.reader[edges])
-        wiring = wiring_of(recorded.lm.decoder, mask, all(one.hard.ablated.settled for one in recorded.groups))
+        recorded = self._final()
+        settled = all(one.hard.ablated.settled for one in recorded.groups)
+        wiring = wiring_of(recorded.lm.decoder, self.edges[edges].mask, settled)
         return recorded.loss(wiring, "kl"), float(recorded.metric(wiring).mean())
 
     def _final(self) -> Recorded:

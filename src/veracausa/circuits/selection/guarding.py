@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from veracausa.circuits.runs.recorded import Recorded
-from veracausa.engine.circuit_forward import kept_by
 from veracausa.progress import Tick
 from veracausa.units.edges import Edges
 
@@ -62,8 +61,7 @@ def pair_slopes(
     found = []
     for one in recorded:
         lm, gap = one.lm, float(one.measured.gap.mean())
-        mask = kept_by(edges.graph, edges.writer[kept], edges.reader[kept])
-        weights = torch.as_tensor(mask, dtype=lm.score_dtype, device=lm.device)
+        weights = torch.as_tensor(edges[kept].mask, dtype=lm.score_dtype, device=lm.device)
         own = np.empty((len(one.measured.clean), len(edges)))
         for group in one.groups:
             rows = weights.expand(len(group), *weights.shape)

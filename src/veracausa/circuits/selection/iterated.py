@@ -44,7 +44,7 @@ from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.circuits.selection.balancing import BEGIN, TRIES, balanced, strength
 from veracausa.circuits.selection.guarding import guarded
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.circuit_forward import kept_by, wiring_of
+from veracausa.engine.circuit_forward import wiring_of
 from veracausa.engine.guard import attention_function
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives
@@ -239,7 +239,7 @@ class IterateWork:
     def _f(self, recorded: Sequence[Recorded], own: np.ndarray, among: np.ndarray, size: int, weight: float) -> float:
         """f of the circuit of the strongest edges, with this weight."""
         kept = self._strongest(own, among, weight)[:size]
-        wiring = wiring_of(self.lm.decoder, kept_by(self.lm.graph, self.edges.writer[kept], self.edges.reader[kept]))
+        wiring = wiring_of(self.lm.decoder, self.edges[kept].mask)
         metric = torch.cat([one.metric(wiring) for one in recorded])
         return float(_measured(recorded).f_of(metric.double()))
 
@@ -352,8 +352,7 @@ def _mean_scores(
 def _scores(recorded: Recorded, edges: Edges, kept: np.ndarray, points: int, loss: str, tick: Tick) -> np.ndarray:
     """∂M/∂m of every edge, or −∂KL/∂m, in the circuit's own run, averaged over pairs and points."""
     lm, unit = recorded.lm, float(recorded.measured.gap.mean()) if loss == "metric" else 1.0
-    mask = kept_by(lm.graph, edges.writer[kept], edges.reader[kept])
-    weights = torch.as_tensor(mask, dtype=lm.score_dtype, device=lm.device)
+    weights = torch.as_tensor(edges[kept].mask, dtype=lm.score_dtype, device=lm.device)
     total = torch.zeros_like(weights)
     for j in range(points):
         at = weights if points == 1 else (j + 0.5) / points * weights

@@ -31,7 +31,7 @@ from veracausa.circuits.selection.learned import BATCH
 from veracausa.circuits.sheaves.found import RUNS, Sheaf
 from veracausa.circuits.sheaves.gated import GatedSheaf, ran
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.circuit_forward import all_edges_mask, kept_by
+from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.guard import attention_function, precision_of
 from veracausa.engine.masked_weights import Weights, gates_of
 from veracausa.engine.session import Session, session
@@ -189,8 +189,7 @@ class SheafWork:
         edges, weights = opened.get("edges"), opened["weights"].to(self.lm.score_dtype)
         if edges is None:
             return all_edges_mask(self.lm.graph), weights
-        kept = edges.cpu().numpy()
-        return kept_by(self.edges.graph, self.edges.writer[kept], self.edges.reader[kept]), weights
+        return self.edges[edges.cpu().numpy()].mask, weights
 
 
 @dataclass(frozen=True)
