@@ -23,7 +23,7 @@ from veracausa.circuits.runs.tapes import record_all
 from veracausa.cost import Cost
 from veracausa.engine.ablated import OtherRun
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.circuit_forward import CircuitForward, all_edges_mask, kept_by, wiring_of
+from veracausa.engine.circuit_forward import CircuitForward, all_edges_mask, wiring_of
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.model import Model
 from veracausa.tasks.task import Task
@@ -51,7 +51,7 @@ def ratios(lm: Model, task: Task) -> list[list[object]]:
     masks = {"the whole graph": all_edges_mask(lm.graph)}
     for share in SHARES:
         kept = ranking[: round(share * len(ranking))]
-        masks[f"{share:.1%} of the edges"] = kept_by(lm.graph, scores.units.writer[kept], scores.units.reader[kept])
+        masks[f"{share:.1%} of the edges"] = scores.units[kept].mask
     rows: list[list[object]] = [[name] for name in masks]
     with borrowed(lm.decoder), torch.no_grad():
         bare = processor_seconds(lambda: [lm.hf(ids, logits_to_keep=1) for ids in batches])

@@ -8,10 +8,15 @@ they end, so that a time limit loses nothing: run it again to go on. Further ran
 "matryoshka+" and "adversarial+" are learned from the iterated ranking on. What learns is dear (140 forward passes of
 the scored pairs, "edge-pruning" 1,380), and not among the usual ones.
 
+`--prices` says what each ranking, and ACDC within the circuit of `eap-ig`, takes in token-layers and in seconds: those
+of this process alone, whatever else the machine does, and in units of `eap`, which is run anew before each. Rows are
+kept as they end.
+
     python benchmarks/scoreboard.py --model smollm2-135m --out out/scoreboard
     python benchmarks/scoreboard.py --tasks ioi --rankings eap-ig,iterated --pairs 16 --held-out 32 --out out/scoreboard
     python benchmarks/scoreboard.py --judge ioi --rankings iterated,matryoshka+ --out out/scoreboard
     python benchmarks/scoreboard.py --rankings iterated,balanced --parts curve --pairs 16 --draws 0 1 2 --out out/draws
+    python benchmarks/scoreboard.py --prices --judge ioi --rankings eap-ig,iterated,balanced --pairs 16 --out out/prices
     python benchmarks/scoreboard.py --collect out/scoreboard        # the tables as Markdown, without running anything
 """
 
@@ -19,9 +24,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -52,7 +59,8 @@ def learned(how: str, start: str = "") -> Callable[..., vc.Scores]:
 
     def score(lm: vc.Model, task: Task, seed: int, given: Any) -> vc.Scores:
         begin = scores_of(lm, task, start, given)[0] if start else None
-        found = vc.circuits.learn(lm, task, how=how, keep=given.size, steps=given.steps or None, start=begin, seed=seed)
+        options = {"keep": given.size, "steps": given.steps or None, "start": begin, "seed": seed, "out": given.out}
+        found = vc.circuits.learn(lm, task, how=how, **options)
         return found if begin is None else replace(found, cost=found.cost + begin.cost)
 
     return score
@@ -60,6 +68,9 @@ def learned(how: str, start: str = "") -> Callable[..., vc.Scores]:
 
 #: Rounds at the size that is attacked in which removed edges may return; the same where others are restored in each.
 SETTLE, GUARDED, GUARD = 4, 6, (30, 100)
+
+#: What ACDC lets the mean KL rise by for one edge, in nats.
+TAU = 0.005
 
 #: Name → how it is scored, given the model, the pairs, a seed, and the options of this benchmark.
 RANKINGS: dict[str, Callable[[vc.Model, Task, int, Any], vc.Scores]] = {
@@ -90,6 +101,14 @@ SEEDED = {*LEARNED, "random"}
 MEANT = ("CMD log", "bounded", "price")
 #: Those that are judged where none are named.
 USUAL = ("eap", "eap-ig", "iterated", "random")
+
+
+def acdc(lm: vc.Model, task: Task, seed: int, given: Any) -> vc.Circuit:
+    """ACDC within the circuit of `eap-ig` that has the size which is attacked; it is a set of edges, and no ranking."""
+    scores = RANKINGS["eap-ig"](lm, task, seed, given)
+    start = vc.select(scores, n=max(1, round(given.size * lm.graph.size)), how="abs")
+    found = vc.circuits.acdc(lm, task, tau=TAU, start=start)
+    return replace(found, cost=found.cost + scores.cost)
 
 
 def scores_of(lm: vc.Model, task: Task, name: str, given: Any) -> list[vc.Scores]:
@@ -124,6 +143,62 @@ def judge(lm: vc.Model, name: str, names: list[str], draw: int, given: Any) -> N
         print(f"{name}, draw {draw}: {ranking} is judged", flush=True)
 
 
+def priced(lm: vc.Model, task: Task, names: list[str], given: Any) -> Path:
+    """What every way takes on these pairs, one row of a file of JSON lines each; rows that are there are not made anew.
+
+    `seconds`: processor time of this process; `eap`: that of `eap` on the same pairs just before.
+    """
+    asked = {"model": given.model, "task": task.name, "pairs": len(task), "threads": torch.get_num_threads()}
+    path = given.out / f"prices-{given.model}-{task.name}-{task.digest()[:8]}-{given.steps}-{given.size:g}.jsonl"
+    known = {row["ranking"] for row in rows_of(path)}
+    for name in names:
+        if name not in known:
+            row = asked | {"ranking": name} | price(lm, task, name, given)
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+    return path
+
+
+def price(lm: vc.Model, task: Task, name: str, given: Any) -> dict[str, float]:
+    """One way, run whole, in a folder where nothing is kept yet."""
+    ways = RANKINGS | {"acdc": acdc}
+    with TemporaryDirectory() as empty:
+        mine = argparse.Namespace(**{**vars(given), "out": Path(empty)})
+        beside, _, _ = clocked(lambda: RANKINGS["eap"](lm, task, 0, mine))
+        seconds, wall, cost = clocked(lambda: ways[name](lm, task, 0, mine))
+    spent = {"token_layers": cost.token_layers, "passes": cost.forward_equivalents}
+    return spent | {"seconds": seconds, "wall": wall, "eap": beside}
+
+
+def clocked(run: Callable[[], Any]) -> tuple[float, float, vc.Cost]:
+    """Seconds of this process, seconds that went by, and what it says it cost."""
+    began, own = time.perf_counter(), time.process_time()
+    found = run()
+    return time.process_time() - own, time.perf_counter() - began, found.cost
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; none where there is no such file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def prices(out: Path) -> list[str]:
+    """What is known of prices, as Markdown."""
+    lines = list[str]()
+    for path in sorted(out.glob("prices-*.jsonl")):
+        rows = rows_of(path)
+        title = "## Prices: {model}, {task}, {pairs} pairs, {threads} threads".format(**rows[0])
+        told = [
+            [row["ranking"], f"{row['token_layers']:,}", f"{row['passes']:.1f}", f"{row['seconds']:.1f}",
+             f"{row['seconds'] / row['eap']:.1f}", f"{row['eap']:.1f}"]
+            for row in rows
+        ]  # fmt: skip
+        columns = ["way", "token-layers", "forward passes", "seconds of the process", "times eap", "eap's seconds"]
+        lines += ["", title, "", table(columns, told)]
+    return lines
+
+
 def collect(out: Path, command: str) -> str:
     """All boards in a folder as Markdown, and every cell in one JSON file; with several draws their means first."""
     cells, own = list[dict[str, Any]](), list[str]()
@@ -139,7 +214,7 @@ def collect(out: Path, command: str) -> str:
                 told = {"value": cell.value, "stderr": cell.stderr, "beyond": cell.beyond, "why": cell.why}
                 cells.append({**about, "ranking": ranking, "column": column, "shown": str(cell), **told})
     (out / "cells.json").write_text(json.dumps(cells, indent=1))
-    return "\n".join([header(command), *means(pd.DataFrame(cells)), *own])
+    return "\n".join([header(command), *prices(out), *(means(pd.DataFrame(cells)) if cells else ()), *own])
 
 
 def means(cells: pd.DataFrame) -> list[str]:
@@ -194,6 +269,7 @@ def main() -> None:
     parser.add_argument("--largest", type=float, nargs="+", default=[0.01, 0.03, 0.1, 0.3, 1.0], help="its weights")
     parser.add_argument("--parts", default="", help="curve,cause,adversary,specificity; default all")
     parser.add_argument("--out", type=Path, default=Path("out/scoreboard"))
+    parser.add_argument("--prices", action="store_true", help="of the rankings and acdc, seconds; nothing is judged")
     parser.add_argument("--collect", type=Path, help="only print the boards of this folder")
     given = parser.parse_args()
     command = "python benchmarks/scoreboard.py"
@@ -205,7 +281,10 @@ def main() -> None:
         parser.error(f"--judge {','.join(unknown)}: not among --tasks {given.tasks}")
     given.out.mkdir(parents=True, exist_ok=True)
     lm = vc.load(given.model, device=given.device)
-    for draw in given.draws:
+    for name in judged if given.prices else ():
+        task = vc.tasks.build(name, lm, n=given.pairs + given.held_out, seed=given.draws[0])
+        priced(lm, task[: given.pairs], given.rankings.split(","), given)
+    for draw in () if given.prices else given.draws:
         for name in judged:
             judge(lm, name, given.rankings.split(","), draw, given)
     print(collect(given.out, f"{command} --model {given.model} --device {given.device}"))

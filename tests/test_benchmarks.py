@@ -1,5 +1,6 @@
 """The benchmarks can be started: what they import is there, and the model that some of them make is one."""
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from processes import python
+
+import veracausa as vc
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -42,6 +45,23 @@ def test_a_board_of_several_draws_tells_means_with_errors_over_draws_and_over_pa
     assert rows[-1] == "| all 2 | 0, 1 | 0.450 ± 0.150 (0.020) | 0.350 ± 0.050 (0.020) |"
     assert rows[2] == "| ioi | 0, 1 | 0.200 ± 0.100 (0.028) | 0.200 ± 0.000 (0.028) |"
     assert len(rows) == 5 and not any("subject-verb" in row for row in rows)
+
+
+def test_prices_are_those_of_whole_runs_and_survive_a_second_call(monkeypatch, tmp_path, tiny, task_of):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    board = importlib.import_module("scoreboard")
+    lm, task = tiny("llama"), task_of(6, n=2)
+    given = argparse.Namespace(model="tiny", steps=2, size=0.2, seeds=1, out=tmp_path)
+    rows = board.rows_of(board.priced(lm, task, ["eap", "adversarial+"], given))
+    begin, quiet = vc.circuits.iterate(lm, task, show_progress=False), {"show_progress": False}
+    learned = vc.circuits.learn(lm, task, how="adversarial", keep=0.2, steps=2, start=begin, **quiet)
+    eap = vc.attribute(lm, task, units="edges", method="eap", **quiet)
+    both = learned.cost + begin.cost
+    assert [row["token_layers"] for row in rows] == [eap.cost.token_layers, both.token_layers]
+    assert all(row["seconds"] > 0 and row["eap"] > 0 for row in rows)
+    path = board.priced(lm, task, ["eap", "adversarial+", "acdc"], given)
+    assert board.rows_of(path)[:2] == rows and len(board.rows_of(path)) == 3
+    assert [*tmp_path.iterdir()] == [path] and board.prices(tmp_path)[3].splitlines()[-1].startswith("| acdc | ")
 
 
 @pytest.mark.slow

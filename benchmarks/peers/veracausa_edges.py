@@ -27,12 +27,12 @@ def set_up(folder: Path, pairs: dict[str, Any]) -> tuple[Any, Any]:
 def prepare(folder: Path, pairs: dict[str, Any]) -> Measures:
     import veracausa as vc
     from veracausa.circuits.runs.run_circuits import run_circuits
-    from veracausa.engine.circuit_forward import kept_by
+    from veracausa.units.edges import Edges
 
     lm, task = set_up(folder, pairs)
     hf, ids = lm.hf, torch.tensor(pairs["clean"])
     ends = np.array([lm.graph.parse(name) for name in pairs["ranking"]])
-    masks = {name: [kept_by(lm.graph, *ends[:count].T) for count in pairs[name]] for name in ("one", "ten")}
+    masks = {name: [Edges.of(lm.graph, *ends[:count].T).mask for count in pairs[name]] for name in ("one", "ten")}
 
     def forward() -> None:
         with torch.no_grad():
