@@ -2,6 +2,8 @@
 
 A file is written beside its place, flushed to the disk and renamed, so that nobody ever sees half of it, and what
 stood there before stays until then. Every failure is a `FileError` that says what could not be written, and why.
+What a killed process had of a file stays beside its place, and nobody looks at it again: whether its writer still lives
+on another machine that shares the folder, no name can say.
 
 Files that are read again are sealed: their header holds a SHA-256 of everything else in them, so that a single changed
 bit is found when they are read.
