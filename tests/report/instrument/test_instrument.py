@@ -261,7 +261,7 @@ def test_pairs_are_chosen_and_their_mean_is_told(fresh, heads):
 
 
 def test_questions_have_links_of_their_own(fresh):
-    link = fresh.locator("details.question > summary .link").nth(1)
+    link = fresh.locator(".folded > .link").nth(1)
     wanted = link.get_attribute("href")
     link.click()
     assert fresh.url.endswith(wanted) or f"at={wanted[1:]}" in fresh.url

@@ -109,7 +109,7 @@ export function makeCircuit(place, page, circuit) {
     told.replaceChildren(
       el("p", { class: "big" }, `${count(size)} edge${size === 1 ? "" : "s"}`, el("small", {}, ` ${RANKED[ranking]}; ${percent}${least}`)),
       here
-        ? el("dl", { class: "run" }, fact("f", `${here.f.toFixed(3)}${error}`), fact("KL", here.kl === null ? "–" : here.kl.toFixed(3)), here.living !== null && fact("can matter", count(here.living)), ...radii(ranking, size, measured), el("p", { class: "note" }, `Measured at this size on ${measured.title} (${measured.ablation} ablation).`))
+        ? el("div", {}, el("dl", { class: "run" }, fact("f", `${here.f.toFixed(3)}${error}`), fact("KL", here.kl === null ? "–" : here.kl.toFixed(3)), here.living !== null && fact("can matter", count(here.living)), ...radii(ranking, size, measured)), el("p", { class: "note" }, `Measured at this size on ${measured.title} (${measured.ablation} ablation).`))
         : el("p", { class: "unmeasured" }, el("b", {}, "Not measured at this size."), where ? ` Measured nearest: ${where}.` : " No circuit of this ranking was run."),
     );
     const wanted = Number(share.value) / 100;

@@ -66,7 +66,7 @@ function laidBody(circuit, i) {
   const rank = (place) => (place ? place.toLocaleString("en") : "–");
   const rows = ["A", "B"].map((side, k) => el("tr", {}, el("th", { scope: "row" }, side),
     el("td", { class: "number" }, shown([circuit.a, circuit.b][k][i], false, 4)), el("td", { class: "number" }, rank(circuit.ranks[k][i]))));
-  const heads = ["", "importance", "rank"].map((text, k) => el("th", { scope: "col", class: k ? "number" : "" }, text));
+  const heads = ["circuit", "importance", "rank"].map((text, k) => el("th", { scope: "col", class: k ? "number" : "" }, text));
   return [
     el("section", {}, el("h3", {}, "Kept by"), el("p", { class: "big" }, ["both", "A only", "B only"][circuit.sides[i]])),
     el("section", {}, el("h3", {}, "In A and in B"), el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows)),

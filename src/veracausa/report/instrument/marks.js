@@ -46,7 +46,7 @@ export function makeMarks(page) {
 
   /* Names in sentences and above small charts; they are no stops for the keyboard, which has the finder. */
   function markTexts() {
-    for (const title of document.querySelectorAll(".part h5")) if (known(title.textContent.trim())) title.dataset.unit = title.textContent.trim();
+    for (const title of document.querySelectorAll(".part .drawn")) if (known(title.textContent.trim())) title.dataset.unit = title.textContent.trim();
     for (const text of document.querySelectorAll("p.finding, figcaption p, .summary p, details.question > summary span")) wrap(text);
   }
   function wrap(text) {
@@ -127,7 +127,7 @@ export function makeMarks(page) {
 
   function redraw() {
     document.querySelectorAll("main table").forEach((table) => markTable(table.closest(".scroll") || table.parentElement));
-    for (const text of document.querySelectorAll(".said, h5[data-unit]")) text.classList.toggle("chosen", store.get().units.includes(text.dataset.unit));
+    for (const text of document.querySelectorAll(".said, .drawn[data-unit]")) text.classList.toggle("chosen", store.get().units.includes(text.dataset.unit));
     for (const button of document.querySelectorAll("button.name")) button.setAttribute("aria-pressed", String(store.get().units.includes(button.dataset.unit)));
     markCharts();
   }

@@ -115,7 +115,7 @@ def _figures(found: Scoreboard) -> Table:
         for number, name in enumerate(found.rankings)
         for what in ("value", "stderr")
     ]
-    columns = (Column("column", ""), *own, Column("better", "better"), Column("says", "what it says"), *raw)
+    columns = (Column("column", "column"), *own, Column("better", "better"), Column("says", "what it says"), *raw)
     note = "–: missing, and said above why; “>”: no attempt reached it."
     return Table("figures", "All figures", columns, tuple(rows), note)
 
