@@ -7,6 +7,7 @@ gates are drawn, held to a size and judged says a `Learner` (`estimates.learned.
 * **top-k** (ours), **matryoshka** (2609.25518): for all sizes in one run;
 * **adversarial** (ours): for one size, what is closed set by an adversary in every step;
 * **ugs** (2409.09951): a price for every edge, and the constants that stand in for ablated writes learned along;
+* **discogp** (2407.03779): a price for every edge, zero ablation, and nothing left without what is kept;
 * **bottleneck** (after 2001.00396): a price for every nat that comes through noise.
 """
 
@@ -200,8 +201,9 @@ def learn(
     Args:
         lm: the model.
         task: the pairs to learn on; evaluate on others.
-        how: "share", "top-k", "matryoshka", "adversarial", "edge-pruning", "ugs" or "bottleneck", or parts of your own,
-            a `vc.estimates.Learner`. "top-k" and "matryoshka" are for all sizes, the others for one.
+        how: "share", "top-k", "matryoshka", "adversarial", "edge-pruning", "ugs", "discogp", "bottleneck",
+            "node-pruning" or "subnetwork-probing", or parts of your own, a `vc.estimates.Learner`. "top-k" and
+            "matryoshka" are for all sizes, the others for one, or for a price.
         keep: the share of the edges to keep (a float under 1), or their number (an int). For all sizes (and for a
             price) only the size at which the notes say what the kept edges give.
         steps: optimiser steps (None: the learner's, 300 unless its paper has another number).
