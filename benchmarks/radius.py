@@ -23,7 +23,7 @@ import veracausa as vc
 
 QUIET = {"show_progress": False}
 #: How many others a greedy adversary restores at a time, in all.
-RESTORED = (10, 20, 40, 80, 160, 320, 640, 1280)
+RESTORED = (10, 20, 40, 80, 160, 320, 640, 1280, 2560)
 #: Rounds of guarded circuits, and others that are restored in each.
 GUARDED, GUARD = 6, (30, 100)
 #: Its largest weights.
@@ -79,13 +79,14 @@ def main() -> None:
             path = given.out / f"{own}.safetensors"
             if not path.exists():
                 ranked(lm, scored, how, given.size, given.settle).save(path)
-            asked = {"task": name, "ranking": how, "draw": given.draw, "scored": len(scored), "attacked": len(attacked)}
+            pairs = {"draw": given.draw, "scored": len(scored), "attacked": len(attacked)}
+            asked = {"model": given.model, "task": name, "ranking": how, "size": given.size, **pairs}
             row = asked | row_of(lm, attacked, vc.open(path), given)
             with rows.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(row, flush=True)
     found = pd.DataFrame(map(json.loads, rows.read_text().splitlines()))
-    found = found.drop_duplicates(["task", "ranking", "draw", "scored", "attacked"], keep="last")
+    found = found.groupby(list(asked), sort=False).last().reset_index()
     print(header("python benchmarks/radius.py"))
     print(table(list(found.columns), found.round(3).to_numpy().tolist()))
 
