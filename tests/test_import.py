@@ -13,9 +13,9 @@ import veracausa as vc
 #: Of the face itself, then of a package: "causes.locate".
 PUBLIC = [
     "Circuit", "Method", "Model", "Receipt", "Result", "Scores", "Study", "Task", "Units", "VeracausaError",
-    "agreement", "attribute", "compare", "components", "curve", "dictionaries", "dictionary", "directions", "discover",
-    "errors", "exact", "faithfulness", "forecast", "interactions", "load", "open", "page_of", "select", "study",
-    "sweep", "task",
+    "agreement", "anatomy", "attribute", "compare", "components", "curve", "dictionaries", "dictionary", "directions",
+    "discover", "errors", "exact", "faithfulness", "forecast", "interactions", "load", "open", "page_of", "select",
+    "study", "sweep", "task",
     "tasks", "transcoders", "verify",
 ]  # fmt: skip
 PACKAGES = {
@@ -62,10 +62,11 @@ def test_public_names(package):
     seen = {
         name.asname
         for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("veracausa.")
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "veracausa"
         for name in node.names
     }
     folder = Path(module.__file__).parent
+    assert {*getattr(module, "_PACKAGES", ())} <= seen
     for name, home in module._HOMES.items():
         assert getattr(module, name) is getattr(module, name) is not None and name in seen, (name, home)
         assert not (folder / name).exists() and (not (folder / f"{name}.py").exists() or home.endswith(".tasks")), name

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import doctest
 import importlib
 import inspect
 import logging
 import re
 import runpy
+from collections.abc import Iterator
 from functools import cache
 from html import unescape
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +77,36 @@ def test_every_public_name_has_a_docstring_and_a_page(page):
         value = getattr(importlib.import_module(page.replace("vc", "veracausa", 1)), name)
         assert not callable(value) or len((value.__doc__ or "").split("\n\n")[0]) > 20, name
         assert f"heading: {page}.{name}," in written()[f"reference/{page}.md"], name
+
+
+@pytest.mark.parametrize("page", public())
+def test_a_public_functions_docstring_names_its_arguments_and_shows_its_use(page):
+    for name in public()[page]:
+        value = getattr(importlib.import_module(page.replace("vc", "veracausa", 1)), name)
+        if inspect.isfunction(inspect.unwrap(value)):
+            text = value.__doc__ or ""
+            unnamed = [one for one in inspect.signature(value).parameters if not re.search(rf"\b{one}\b", text)]
+            assert not unnamed and ">>> " in text, (name, unnamed)
+
+
+def lines_of_use() -> Iterator[str]:
+    """What stands behind `>>>` in the docstrings of the source."""
+    for path in sorted(Path(vc.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = ast.get_docstring(node) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) else None
+            if text and ">>>" in text:
+                yield from (one.source for one in doctest.DocTestParser().get_examples(f"{text}\n"))
+
+
+def test_lines_of_use_call_what_there_is():
+    """`vc.…(…)` in a docstring: the function is there, and takes such arguments. (What they are is not looked at.)"""
+    calls = 0
+    for call in (node for line in lines_of_use() for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call)):
+        if re.fullmatch(r"vc(\.\w+)+", name := ast.unparse(call.func)):
+            named = {one.arg: None for one in call.keywords if one.arg}
+            inspect.signature(attrgetter(name[3:])(vc)).bind(*call.args, **named)
+            calls += 1
+    assert calls > 250
 
 
 @pytest.mark.slow  # the site takes ten seconds to build; links of the guides: `test_docs`

@@ -41,6 +41,7 @@ OTHERS = {
     "Gated",
     "Bottleneck",
     "Compressed",
+    "Decoder",
     "Model",
     "Task",
     "Check",

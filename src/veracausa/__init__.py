@@ -9,7 +9,8 @@
 >>> vc.verify(lm, task, estimate)
 
 The first questions are here; more of each kind are in `vc.effects`, `vc.estimates`, `vc.circuits`, `vc.causes`,
-`vc.counterfactuals`, `vc.behaviour`, `vc.reading`, `vc.fitting`, `vc.interplay`, `vc.pruning` and `vc.ground_truth`.
+`vc.counterfactuals`, `vc.behaviour`, `vc.reading`, `vc.graphs`, `vc.fitting`, `vc.interplay`, `vc.pruning` and
+`vc.ground_truth`.
 Names are imported on first use, so that `import veracausa` itself takes no time; functions so taken refuse arguments of
 the wrong type in words (see `veracausa.typed`).
 """
@@ -21,6 +22,7 @@ from veracausa.threads import wait_shortly
 from veracausa.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from veracausa import anatomy as anatomy
     from veracausa import behaviour as behaviour
     from veracausa import causes as causes
     from veracausa import circuits as circuits
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from veracausa import errors as errors
     from veracausa import estimates as estimates
     from veracausa import fitting as fitting
+    from veracausa import graphs as graphs
     from veracausa import ground_truth as ground_truth
     from veracausa import interplay as interplay
     from veracausa import planning as planning
@@ -110,6 +113,7 @@ _HOMES = {
 }
 #: Packages of further questions, and of what they take.
 _PACKAGES = (
+    "anatomy",
     "behaviour",
     "causes",
     "circuits",

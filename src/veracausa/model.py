@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Check:
-    """One contract's outcome: its largest `error` and the `tolerance`, both in units of the gap."""
+    """One contract's outcome: its largest `error` and the `tolerance`, both in units of the gap.
+
+    >>> lm.check(strict=False)[0].ok
+    """
 
     number: int
     claim: str
@@ -43,6 +46,9 @@ class Model:
 
     `hf` is the user's own, unmodified model; after every call it is as it was. `source` says in one sentence which
     weights these are. `probe`: a prompt pair for `check`, for a model that reads no text.
+
+    >>> lm = vc.load("smollm2-135m")
+    >>> lm.layers, lm.heads, lm.neurons
     """
 
     hf: Any

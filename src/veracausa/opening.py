@@ -68,7 +68,7 @@ READERS: dict[str, str] = {
 
 
 def open(path: str | Path) -> Any:
-    """Read any result that `save` wrote: scores, a receipt, a circuit, a task, the folder of a discovery or study, …
+    """Read any result that `save` wrote to `path`: scores, a receipt, a circuit, a task, the folder of a study, …
 
     Raises:
         FileError: there is nothing, it is damaged or cut short, or no result of veracausa's. VersionError: this version

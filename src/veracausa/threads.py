@@ -19,7 +19,7 @@ _TURNS = "1000"
 def wait_shortly() -> None:
     """Let threads sleep soon; nothing where torch is there already, or where the environment says how they wait.
 
-    >>> OMP_WAIT_POLICY=active python study.py      # on a machine of one's own
+    $ OMP_WAIT_POLICY=active python study.py      # on a machine of one's own
     """
     if "torch" not in sys.modules and not any(name in os.environ for name in _CHOSEN):
         os.environ[_SPINS] = _TURNS

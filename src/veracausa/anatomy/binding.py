@@ -42,7 +42,13 @@ def _missing_parts(hf: Any, anatomy: Anatomy) -> list[str]:
 
 
 def require_family(family: str | Mapping[str, Any] | None) -> None:
-    """Refuse a name of a family that is none, before a model is loaded for it."""
+    """Check that `family` is no name of an unknown one, before a model is loaded for it.
+
+    Raises:
+        ArchitectureError: it is.
+
+    >>> require_family("llama")
+    """
     if isinstance(family, str) and family not in FAMILIES:
         raise ArchitectureError(f"anatomy={family!r} is not a known family. Known: {', '.join(FAMILIES)}.")
 
@@ -97,14 +103,16 @@ def _why_unknown(hf: Any) -> str:
 
 
 def decoder_of(hf: Any, family: str | Mapping[str, Any] | Anatomy | None = None) -> Decoder:
-    """Bind the anatomy of a Hugging Face causal LM.
+    """Find the parts of a Hugging Face causal LM, `hf`, by the anatomy of its family.
 
-    `family` overrides the lookup by `config.model_type`: for models that share a known layout under another name, or
-    have one of their own (see `_own`; or an `Anatomy`).
+    `family` overrides the lookup by `config.model_type`: the name of another family for models that share its layout,
+    the fields in which a layout differs ({"like": "llama", "mlp_out": "mlp.c_proj"}), or a whole `Anatomy`.
 
     Raises:
         ArchitectureError: an unknown family, a missing part (named), cross-attention, a bidirectional decoder, blocks
             of several sizes.
+
+    >>> decoder_of(hf).blocks[0].attention_out
     """
     anatomy = family if isinstance(family, Anatomy) else _anatomy_for(hf, family)
     _require_fitting(hf, anatomy)

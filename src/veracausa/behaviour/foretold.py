@@ -53,6 +53,9 @@ class Against(Shown):
 
     `change` ± `stderr`: of accuracy, per unit; `changed`: whether significantly. `rule`: what counts as a forecast.
     `model`, `task`, `settings`: of the study.
+
+    >>> study = vc.behaviour.ablation_study(lm, task, units=["a20.h0"])
+    >>> study.against(atp, exact, ablation="zero").table()
     """
 
     names: tuple[str, ...]

@@ -102,6 +102,9 @@ class Locations(Mapping[str, Location], Shown):
     `runs` [units, 2^k, examples]: M minus M(clean) with only some kinds live (bit i of the index: `kinds[i]`), so the
     first is AtP and the last E. `sublayers` [units, 2L + 2, examples], `heads` [units, L, H, examples]: increments.
     `laid`: the dictionaries whose parts the units are, if they are such.
+
+    >>> found = vc.causes.locate(lm, task, units=["a20.h0"])
+    >>> found["a20.h0"].kinds, found.by_kind()
     """
 
     units: Units

@@ -37,6 +37,8 @@ class Cause:
     `cause`: see the module's table. `where`: the kind of nonlinear part that makes the curvature, if it was located.
     `figures`: the numbers behind it, shares of the mean gap with their standard errors over `n` pairs. `sentences`:
     what a researcher would write.
+
+    >>> vc.causes.disagreement(lm, task).causes[0].cause
     """
 
     unit: str

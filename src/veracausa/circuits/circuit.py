@@ -218,7 +218,7 @@ class Circuit(Shown):
     def __or__(self, other: Any) -> Any:
         """Both side by side, of circuits and discoveries: edges of both, of one only, ranks, f at equal sizes.
 
-        >>> (vc.open("out/circuit.json") | vc.circuits.published("ioi", lm)).jaccard
+        >>> (vc.open("out/circuit.json") | vc.circuits.published("ioi-gpt2")).jaccard
         """
         return through("Circuit.beside", self, other)
 

@@ -66,7 +66,7 @@ Published = Literal["ioi-gpt2", "greater-than-gpt2"]
 
 
 def published(name: Published) -> Circuit:
-    """A published circuit of GPT-2 small, of any weights of this graph; the module says how its text is read.
+    """The published circuit `name` of GPT-2 small, of any weights of this graph; the module says how its text is read.
 
     `settings["groups"]` names the groups of its heads and MLPs.
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Ranked:
     """Edges, or nodes, strongest first: `writer` of each, and of edges its `reader`.
 
-    >>> Ranked.of(lm, vc.attribute(lm, task, units="edges")).without(100)
+    >>> Ranked.of(lm, vc.attribute(lm, task, units="edges", method="eap")).without(100)
     """
 
     graph: Graph

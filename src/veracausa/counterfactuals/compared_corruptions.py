@@ -57,6 +57,10 @@ class CounterfactualComparison(MadeOfScores):
     """Exact effects of the same units under several corruptions; see the module's docstring.
 
     `scores`: corruption → exact effects. `top`: how many of the strongest units are compared as sets.
+
+    >>> kinds = ("swap", "abc")
+    >>> found = vc.counterfactuals.corruptions(lm, {kind: vc.tasks.ioi(lm, n=16, corruption=kind) for kind in kinds})
+    >>> found.strongest("abc"), found.contrasts()
     """
 
     scores: dict[str, Scores]

@@ -45,6 +45,9 @@ class GeneralPurpose(MadeOfScores):
     """Both effects of every unit, and which units are of general purpose; see the module's docstring.
 
     `corrupted`: the ablation's effects in the corrupted run, of the `candidates` alone (None if there are none).
+
+    >>> found = vc.counterfactuals.general_purpose(lm, task, units="mlps")
+    >>> found.found, found.table()
     """
 
     counterfactual: Scores

@@ -63,6 +63,9 @@ class HeadRoles(Shown):
     `error`: standard errors over prompts. `counts`: prompts behind each role's figures. `looks`: where every head looks
     in the first pair from the last position that is read, [runs, heads, keys]: the clean prompt, then the corrupted one
     where it is as long; None in a file that has none.
+
+    >>> roles = vc.counterfactuals.head_roles(lm, vc.tasks.ioi(lm, n=16))
+    >>> roles.role("a20.h0"), roles.table()
     """
 
     attention: Float[np.ndarray, "roles heads"]
@@ -241,8 +244,8 @@ class HeadRolesWork:
 def head_roles(lm: Model, task: Task, *, memory: float | str | None = None) -> HeadRolesWork:
     """Where every head looks on the clean prompts of a task, and what kind of head that makes it.
 
-    Cost: one forward pass over the clean prompts, and the first corrupted one. Raises NumericsError, OutOfMemoryError
-    as `vc.exact` does.
+    Cost: one forward pass over the clean prompts, and the first corrupted one. `memory`, NumericsError and
+    OutOfMemoryError: as for `vc.exact`.
 
     >>> vc.counterfactuals.head_roles(lm, vc.tasks.ioi(lm, n=16)).role("a20.h0")
     """

@@ -62,6 +62,9 @@ class Search(MadeOfScores):
 
     `scores`: exact effects of all units of the searched units' sites on all pairs of the `pool`. `names`: the units
     searched for. `searched[i]`: whether pair i could be chosen (else its prompt was held out).
+
+    >>> pool = vc.counterfactuals.pool(lm, vc.tasks.ioi(lm, n=8))
+    >>> vc.counterfactuals.search(lm, pool, units=["a16.h0"]).best("a16.h0")
     """
 
     scores: Scores

@@ -49,7 +49,7 @@ class Dictionary:
     Raises:
         MethodError: shapes do not fit, or a name is none.
 
-    >>> dic = Dictionary.of(encoder, decoder_weight, decoder_bias, site="r10")
+    >>> dic = vc.dictionaries.Dictionary.of(encoder, decoder_weight, decoder_bias, site="r10")
     >>> dic.encode(x), dic.decode(f), dic.error(x, x)
     """
 

@@ -70,7 +70,7 @@ def interactions(
     """How far groups of units are from adding up: INT = E of the group − the sum of its members' own E, exactly.
 
     Args:
-        lm, task, ablation, direction, reference, seed, out, show_progress: as for `vc.exact`.
+        lm, task, ablation, direction, reference, seed, out, memory, show_progress: as for `vc.exact`.
         units: groups of two units or more, as for `vc.exact`: [("a9.h6", "m3"), "m3+m4"], {"movers": […]}.
 
     Returns:

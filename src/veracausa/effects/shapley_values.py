@@ -151,8 +151,8 @@ def shapley(
     """Shapley values of units within their sites (their layers), example by example.
 
     Args:
-        lm, task, ablation, direction, reference, out, show_progress: as for `vc.exact`; with "resample" a site has one
-            donor, keyed by (seed, example, layer); your own tensors are needed of all units of the layer.
+        lm, task, ablation, direction, reference, out, memory, show_progress: as for `vc.exact`; with "resample" a site
+            has one donor, keyed by (seed, example, layer); your own tensors are needed of all units of the layer.
         units: a kind, names or a table, at all positions. The players are always all units of a layer.
         permutations: orders drawn for each example and layer, in pairs of an order and its reverse. Not used where the
             site is small enough for all coalitions (`settings["permutations"]` says "all").

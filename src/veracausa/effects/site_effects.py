@@ -82,8 +82,8 @@ def last_in(
     `vc.exact`. For kinds with one unit a layer it is the exact effect.
 
     Args:
-        lm, task, ablation, direction, reference, seed, out, show_progress: as for `vc.exact`; with "resample" a site
-            has one donor, keyed by (seed, example, layer); your own tensors are needed of all units of the layer.
+        lm, task, ablation, direction, reference, seed, out, memory, show_progress: as for `vc.exact`; with "resample" a
+            site has one donor, keyed by (seed, example, layer); your own tensors are needed of all units of the layer.
         units: a kind, names or a table, at all positions; the site is always the whole layer: of features their
             dictionary's error with it, of components their whole map, with what their set leaves of it. (What a LoRA's
             rank does where the others are gone and the base model stays is a difference of two sets of `vc.exact`.)
@@ -137,7 +137,8 @@ def direct(
     post-norm families (Gemma) the write is the layer's, with its norm taken anew. E − D is what later units make of it.
 
     Args:
-        lm, task, units, ablation, direction, reference, seed, out, show_progress: as for `vc.exact`, without edges.
+        lm, task, units, ablation, direction, reference, seed, out, memory, show_progress: as for `vc.exact`, without
+            edges.
 
     Returns:
         `Scores` of method "direct". Cost: the two recorded runs; a row costs no block, so 0 token-layers.

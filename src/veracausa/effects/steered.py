@@ -78,7 +78,7 @@ def steering(
         vectors: unit → the vector that is added at scale 1, of a shape as in `vc.effects.Own`.
         units: names of one kind, also at positions (["r10@5"]); default: all units that have a vector, everywhere.
         scales: multiples of the vector; 0 is always among them.
-        out, show_progress: as for `vc.exact`.
+        out, memory, show_progress: as for `vc.exact`.
 
     Raises:
         MethodError, UnitError: no scale but 0, a vector that does not fit, units that have none; others as `vc.exact`.

@@ -37,6 +37,9 @@ class Steering(Shown):
     """What `vc.effects.steering` found. `effects`: E_u(s), in units of the metric; `clean`: M of the clean runs.
 
     `scales` rise, and 0 is among them. NaN: the example has no such position.
+
+    >>> found = vc.effects.steering(lm, task, {"r10": direction})
+    >>> found.mean(), found.table()
     """
 
     units: Units

@@ -194,7 +194,7 @@ def causal_tracing(
         sd: of the noise, in units of the span's embeddings' own standard deviation.
         draws: of the noise; all numbers are means over them.
         seed: of the noise; it depends on (seed, draw, pair) only.
-        rows, out, show_progress: as for `vc.exact`.
+        rows, out, memory, show_progress: as for `vc.exact`.
 
     Returns:
         `Scores` [examples, states], positive where a state restores the behaviour; `clean` is M(x), `corrupted` M(x̃),

@@ -242,6 +242,7 @@ def feature_edges(
         ablation, direction, dictionary: as in `vc.exact`.
         out: a folder to keep finished pieces in: the same call goes on from them.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
+        show_progress: show a progress bar.
 
     Raises:
         UnitError: something else than such paths, or a reader whose slope is not known here. MethodError, UnitError: as

@@ -106,7 +106,7 @@ def output_norm(
     """How much replacing each unit moves the logits, by their slopes: a root mean square over outputs, without sign.
 
     Args:
-        lm, task, units, baseline, reference, dictionary: as for `vc.attribute`.
+        lm, task, units, baseline, reference, dictionary, memory, show_progress: as for `vc.attribute`.
         outputs: "answers": each pair's own answer tokens, right and wrong; or a number: so many tokens drawn from the
             vocabulary, the same for all pairs.
         seed: of that draw.

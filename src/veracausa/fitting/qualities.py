@@ -33,6 +33,9 @@ class Quality(Shown):
     `residue`: largest |ŷ + ε − y| in units of the largest |y|, which rounding alone makes. `cross_entropy` and its
     sisters: nats a token. `gap`, `gap_kept`: the metric's mean gap of the model as it is, and with ŷ; None of texts.
     `dictionary`, `site`, `digest`: which it is, in words and by a hash.
+
+    >>> found = dic.check(lm, vc.tasks.ioi(lm, n=16))
+    >>> found.variance_explained, found.table()
     """
 
     dictionary: str

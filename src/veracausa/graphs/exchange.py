@@ -39,7 +39,7 @@ _LINK = record(source=text, target=text, weight=number())
 
 
 def read_graph_json(path: str | Path) -> AttributionGraph:
-    """Read a graph that Neuronpedia, circuit-tracer or `write_graph_json` wrote.
+    """Read a graph that Neuronpedia, circuit-tracer or `write_graph_json` wrote to `path`.
 
     Nodes keep the names of the file ("20_1234_5": layer, feature, position). Logits are weighted by `token_prob`, or
     alike where it is missing.

@@ -52,7 +52,7 @@ class Known(ABC):
         Raises:
             TaskError: there are not so many pairs.
 
-        >>> lm, program = load_compiled("sort")
+        >>> lm, program = vc.ground_truth.load_compiled("sort")
         >>> vc.exact(lm, program.task(n=64), units="heads")
         """
         pairs = self.pairs()

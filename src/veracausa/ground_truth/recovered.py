@@ -43,7 +43,12 @@ RANKINGS = ("abs_mean", "mean_abs", "importance")
 class Recovery(Shown):
     """A comparison with the truth; see the module. `auroc`, `average_precision`: None for a circuit, which ranks
     nothing. `missed`: true units that are not among the `n` taken; `wrong`: false ones that are. `model`, `task`: of
-    what was found; `settings`: how it was ranked, and how it was made."""
+    what was found; `settings`: how it was ranked, and how it was made.
+
+    >>> lm, program = vc.ground_truth.load_compiled("sort")
+    >>> edges = vc.attribute(lm, program.task(n=64), units="edges", method="eap")
+    >>> vc.ground_truth.recovery(edges, program).missed
+    """
 
     units: str
     true: int
@@ -141,7 +146,7 @@ def recovery(
             holds none or all of the units, so that nothing is to be told apart.
         UnitError: the truth names edges that are not among those found.
 
-    >>> lm, program = load_compiled("sort")
+    >>> lm, program = vc.ground_truth.load_compiled("sort")
     >>> vc.ground_truth.recovery(vc.attribute(lm, program.task(n=64), units="edges", method="eap"), program).auroc
     """
     if by not in RANKINGS:

@@ -34,7 +34,7 @@ def load_compiled(name: str, *, dtype: torch.dtype = torch.float32) -> tuple[Mod
     Raises:
         MethodError: there is no such program.
 
-    >>> lm, program = load_compiled("sort")
+    >>> lm, program = vc.ground_truth.load_compiled("sort")
     >>> task = program.task(n=64)
     >>> sorted(program.edges)
     """

@@ -174,6 +174,8 @@ class FeaturesFound:
 
     `nearest`: the dictionary's feature whose row has the largest cosine with the true direction; `cosine`: that;
     `correlation`: of its activations with the true values, over tokens.
+
+    >>> vc.ground_truth.features_found(lm, dic, truth).mean_cosine
     """
 
     nearest: tuple[int, ...]

@@ -46,7 +46,7 @@ def load_trained(*, dtype: torch.dtype = torch.float32) -> tuple[Model, Register
     Args:
         dtype: precision of the weights: float64 for effects without rounding.
 
-    >>> lm, program = load_trained()
+    >>> lm, program = vc.ground_truth.load_trained()
     >>> vc.ground_truth.recovery(vc.exact(lm, program.task(n=64), units="edges"), program).average_precision
     """
     folder = files("veracausa.ground_truth") / "data"

@@ -35,6 +35,9 @@ class CheckedInteractions(Shown):
     `top`, `drawn`: places of pairs in the flattened `estimate.strength`, its strongest and those drawn at random from
     the others. A pair is strong if its exact strength is over `tau` times the largest of the top. `whole`: token-layers
     of exact interactions of all sources.
+
+    >>> found = vc.interactions(lm, task, "heads:10", "neurons:12")
+    >>> vc.interplay.check(lm, task, found).missed
     """
 
     estimate: Interactions

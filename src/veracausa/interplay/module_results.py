@@ -38,6 +38,9 @@ class Modules(Shown):
     largest is 0. `source`, `target`: the ends of every edge, as places in `nodes`; its `strength` (√E), and the
     `weight` by which the modules were found. `random`: modularities of random graphs of the same degrees, clustered in
     the same way. `stability`: adjusted Rand indices of partitions of bootstrap draws of the prompts with this one.
+
+    >>> found = vc.interplay.modules([vc.interactions(lm, task, "heads:10", "neurons:10")])
+    >>> found.members(0), found.table()
     """
 
     layers: tuple[str, ...]

@@ -34,7 +34,7 @@ _LENGTHS = tuple(2**power for power in range(16, 2, -1))
 def require_fits(work: Any) -> None:
     """Raise OutOfMemoryError for a call that cannot fit into the memory that can be had, with what makes it fit.
 
-    >>> require_fits(vc.attribute.work(lm, task, units="edges"))
+    >>> require_fits(vc.attribute.work(lm, task, units="edges", method="eap"))
     """
     work, needed = _known(work)
     if needed is None:

@@ -39,7 +39,7 @@ def component_words(lm: Model, units: Sequence[str] | Units, *, tokens: int = 5)
 
     Args:
         lm: the model.
-        units: names of components, m5.down.c12, a9.h6.ov3, …, or a table of them.
+        units: names of components of one kind, m5.down.c12 or a9.h6.ov3, …, or a table of them.
         tokens: how many are named each time.
 
     Returns:
@@ -47,9 +47,9 @@ def component_words(lm: Model, units: Sequence[str] | Units, *, tokens: int = 5)
         raises), `lowers`, `reads` (what makes the code positive), `reads_against`. Tokens as the tokenizer writes them.
 
     Raises:
-        UnitError: units that are no components, or whole maps. MethodError: tokens below 1.
+        UnitError: units that are no components, of several kinds, or whole maps. MethodError: tokens below 1.
 
-    >>> vc.reading.component_words(lm, ["m20.down.c0", "a20.h0.ov0"])
+    >>> vc.reading.component_words(lm, ["a20.h0.ov0", "a20.h0.ov1"])
     """
     import pandas as pd
 

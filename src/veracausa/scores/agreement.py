@@ -51,6 +51,9 @@ class Agreement(Shown):
     `statistics.intervals`. `unit`: of the estimate, if it is no effect on the metric; then sizes are not compared
     (NaN). `cautions`: what to tell with every figure, such as that the gap is inverted. `against`: what it is held
     against, in words, if that is another estimate.
+
+    >>> found = vc.agreement(vc.attribute(lm, task, method="atp"), vc.exact(lm, task))
+    >>> found.r, found.sign_errors, found.outliers[:5]
     """
 
     method: str

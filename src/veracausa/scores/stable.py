@@ -56,6 +56,9 @@ class Stability(DrawnAgain):
 
     `jaccard`: mean pairwise Jaccard of bootstrap draws of all n examples. `probability[u]`: share of those draws that
     select unit u. `bootstrap`, `fresh`: size n′ → mean Jaccard, by bootstrap and between independent sets.
+
+    >>> found = vc.scores.stability(vc.exact(lm, task, units="heads"), top=10)
+    >>> found.jaccard, found.stable
     """
 
     scores: Scores

@@ -30,6 +30,7 @@ def beside(one: Any, other: Any, *, paired: bool | None = None, corresponding: b
     """Lay two results side by side: scores, receipts (their scores) or studies (their exact effects). No model is run.
 
     Args:
+        one, other: the results; differences are those of the other less those of the one.
         paired: whether the pairs are the same, in the same order; None: see the module.
         corresponding: that units of the same name are the same part, although the models have other configurations,
             such as a model and the same with an adapter.

@@ -166,6 +166,9 @@ class Study(Paged):
     """A whole comparison: `summary` in plain words, then one section per task.
 
     `steps`: every stage as it was forecast, and with the seconds that it took.
+
+    >>> study = vc.compare(lm, task, units=["heads"], methods=["atp"])
+    >>> study.summary, study.table()
     """
 
     title: str

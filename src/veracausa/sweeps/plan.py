@@ -94,10 +94,12 @@ class Plan:
 
 
 def plan_of(source: str | Path | Mapping[str, Any]) -> Plan:
-    """The plan in a TOML file, or given as a dict of the same form; all that needs no model is checked.
+    """The plan in `source`: a TOML file, or a dict of the same form; all that needs no model is checked.
 
     Raises:
         FileError: there is no such file, or it is no TOML. MethodError: something in it that no sweep has.
+
+    >>> vc.sweeps.plan_of("plan.toml").cells[0].name
     """
     content, where = (source, "the plan") if isinstance(source, Mapping) else (_read(at(source)), str(source))
     base = Path.cwd() if isinstance(source, Mapping) else Path(os.path.abspath(at(source))).parent

@@ -17,8 +17,8 @@ def capital_country(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName =
     """A country and its capital; the corrupted prompt names another country of equally many tokens.
 
     Correct: the capital of the clean country; incorrect: that of the corrupted one. Only capitals that are a single
-    token of this tokenizer are used. Span: "country". Raises TaskError if n is more than can be made, MethodError for a
-    metric that does not exist.
+    token of this tokenizer are used; `seed` draws the pairs. Span: "country". Raises TaskError if n is more than can be
+    made, MethodError for a metric that does not exist.
 
     >>> task = vc.tasks.capital_country(lm, n=32)
     """

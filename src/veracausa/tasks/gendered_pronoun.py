@@ -17,8 +17,8 @@ from veracausa.tasks.tokens import tokenizer_of, width
 def gendered_pronoun(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName = "logit_diff") -> Task:
     """A name, and the pronoun it calls for; the corrupted prompt has a name of the other gender, equally long.
 
-    Correct: " she" or " he" of the clean name (they take turns); incorrect: the other. Span: "name". Raises
-    TaskError if n is more than can be made, MethodError for a metric that does not exist.
+    Correct: " she" or " he" of the clean name (they take turns); incorrect: the other. `seed` draws the pairs.
+    Span: "name". Raises TaskError if n is more than can be made, MethodError for a metric that does not exist.
 
     >>> task = vc.tasks.gendered_pronoun(lm, n=32)
     """

@@ -17,8 +17,8 @@ def hypernymy(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName = "logi
     """A word and its class; the corrupted prompt has a word of another class, with the same article and token count.
 
     Correct: the class of the clean word; incorrect: that of the corrupted one. Only classes whose name is a single
-    token of this tokenizer are used. Span: "word". Raises TaskError if n is more than can be made, MethodError for a
-    metric that does not exist.
+    token of this tokenizer are used; `seed` draws the pairs. Span: "word". Raises TaskError if n is more than can be
+    made, MethodError for a metric that does not exist.
 
     >>> task = vc.tasks.hypernymy(lm, n=32)
     """

@@ -18,8 +18,8 @@ def subject_verb(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName = "l
 
     Correct: the form (" is", " was", " has" or their plurals) of the clean subject's number; incorrect: the other
     form of the same verb. The corrupted prompt has the subject in the other number. Singular and plural, distractors
-    that agree and that don't, take turns. Spans: "subject", "distractor". Raises TaskError if n is more than can be
-    made or no verb has two single-token forms, MethodError for a metric that does not exist.
+    that agree and that don't, take turns; `seed` draws the pairs. Spans: "subject", "distractor". Raises TaskError if n
+    is more than can be made or no verb has two single-token forms, MethodError for a metric that does not exist.
 
     >>> task = vc.tasks.subject_verb(lm, n=32)
     """

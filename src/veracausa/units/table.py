@@ -63,6 +63,8 @@ class Units:
 
     `layer`, `index` (head or neuron; −1 where there is none) and `position` (−1: all positions) are integer arrays
     of one length. Positions count from the start of each prompt.
+
+    >>> vc.exact(lm, task, units="heads").units.names[:3]
     """
 
     kind: Kind

@@ -97,6 +97,9 @@ class Responses(Mapping[str, Response], Shown):
 
     `own` [units, alphas, examples], `sites` [layers, alphas, examples]: M minus M(run). `slopes` [units, examples],
     `site_slopes` [layers, examples]: derivatives at α = 0. `layers`: of the sites; none where a unit is its site.
+
+    >>> found = vc.causes.responses(lm, task, units=["a20.h0"])
+    >>> found["a20.h0"].leaves, found.site("a20.h0").slope
     """
 
     units: Units

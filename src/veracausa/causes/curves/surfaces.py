@@ -28,7 +28,11 @@ _HEADER = record(units=many(text, 2), alphas=_AXIS, betas=_AXIS, model=MODEL, ta
 
 @dataclass(frozen=True, eq=False)
 class Surface(Shown):
-    """S(α, β) of two units: `values` [alphas, betas, examples], in units of the metric; 0 at (0, 0)."""
+    """S(α, β) of two units: `values` [alphas, betas, examples], in units of the metric; 0 at (0, 0).
+
+    >>> found = vc.causes.surface(lm, task, units=("a17.h4", "a20.h0"))
+    >>> found.interaction, found.at(1.0, 1.0)
+    """
 
     units: tuple[str, str]
     alphas: Float[np.ndarray, " alphas"]

@@ -54,6 +54,9 @@ class Completeness(Ran):
     """What is left of the model and of a circuit without sets of nodes; see the module.
 
     `how`: "none", "random" or "greedy", of every set. `full`: M(full ∖ K), `circuit`: M(C ∖ K), pair by pair.
+
+    >>> found = vc.circuits.completeness(lm, task, circuit)
+    >>> found.worst, found.table()
     """
 
     nodes: tuple[str, ...]

@@ -80,6 +80,9 @@ class CircuitTests(Ran):
     `edges`: names of the edges tested for minimality, `effect`: δ of each, `beaten`: how many of `random_effect` it
     exceeds, `corrected`: p-values, Bonferroni. `f`, `random_f`: faithfulness of the circuit and of the random ones.
     `idle_p`: p-value of the independence test of M(∅), nothing kept.
+
+    >>> tests = vc.circuits.tests(lm, held_out, circuit)
+    >>> tests["equivalence"].holds, tests.idle
     """
 
     verdicts: tuple[Verdict, ...]

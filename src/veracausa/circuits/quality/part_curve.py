@@ -222,7 +222,8 @@ def part_curve(
             circuit its own).
         errors: "node", "kept" or "moved"; see the module.
         by: strongest by |mean| or by signed importance.
-        ablation, reference, rows, out, memory: as in `vc.exact`. dictionary: where none is laid on the model.
+        ablation, reference, rows, out, memory, show_progress: as in `vc.exact`.
+        dictionary: where none is laid on the model.
 
     Raises:
         UnitError: the scores are not of parts of dictionaries, or leave no part to rank. MethodError: see each message.

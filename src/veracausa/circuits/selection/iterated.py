@@ -302,7 +302,7 @@ def iterate(
         MethodError: options out of range. UnitError: `start` is not about all edges.
         GapError, ContractError, NumericsError, OutOfMemoryError, FileError: as for `vc.exact`.
 
-    >>> ranking = iterate(lm, task)
+    >>> ranking = vc.circuits.iterate(lm, task)
     >>> vc.curve(lm, held_out, ranking).cpr_log
     """
     edges = all_edges(lm)

@@ -220,6 +220,7 @@ def feature_circuit(
         dictionary: beside those that were laid on the model.
         out: a folder to keep finished pieces in: the same call goes on from them.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
+        show_progress: show a progress bar.
 
     Returns:
         A `FeatureCircuit` of estimates; `vc.circuits.part_curve(lm, task, circuit)` runs it.

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class CircuitStability(DrawnAgain):
-    """Stability of a selection; see the module. `sizes`: edges of every draw's circuit."""
+    """Stability of a selection; see the module. `sizes`: edges of every draw's circuit.
+
+    >>> vc.circuits.stability(edges, n=500).table()
+    """
 
     scores: Scores
     asked: int
@@ -142,7 +145,7 @@ def stability(
     Raises:
         MethodError: as in `select`; one example only, the same score for all examples, fewer than two draws.
 
-    >>> stability(edges, n=500).jaccard
+    >>> vc.circuits.stability(edges, n=500).jaccard
     """
     if scores.n < 2 or not scores.per_example:
         raise MethodError(

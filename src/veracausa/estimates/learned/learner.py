@@ -67,7 +67,8 @@ class Learner:
     "optimal": constants, learned along with the gates (edges only). `bound`: scores stay within ±bound; `highest`: nor
     do they rise above this, or where they begin (None: `top`).
 
-    >>> vc.circuits.learn(lm, task, how=vc.estimates.Learner(gates="sigmoid", hold="budget", sizes="mixed", aim="both"))
+    >>> how = vc.estimates.Learner(gates="sigmoid", hold="budget", sizes="mixed", loss="bounded", aim="both")
+    >>> vc.circuits.learn(lm, task, how=how)
     """
 
     gates: GateName = "hard-concrete"
