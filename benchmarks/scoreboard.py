@@ -98,7 +98,7 @@ LEARNED = {"learned", "matryoshka", "matryoshka+", "adversarial", "adversarial+"
 SIZED = {*LEARNED, "settled", "guarded"}
 SEEDED = {*LEARNED, "random"}
 #: Columns whose means over draws and tasks are told.
-MEANT = ("CMD log", "bounded", "price")
+MEANT = ("CMD log", "KL log", "bounded", "price")
 #: Those that are judged where none are named.
 USUAL = ("eap", "eap-ig", "iterated", "random")
 

@@ -39,6 +39,10 @@ def test_every_cell_is_what_its_own_call_gives(asked, board):
     scores, cells = rankings["eap-ig"], board.cells["eap-ig"]
     curve = vc.curve(lm, task, scores, sizes=FEW["sizes"], **QUIET)
     assert [cells[name].value for name in ("CPR", "CMD log")] == [curve.cpr, curve.cmd_log]
+    chosen = [vc.select(scores, n=round(s * lm.graph.size), how="abs", prune=False) for s in FEW["sizes"]]
+    kl = [float(vc.faithfulness(lm, task, one, **QUIET).kl.double().mean()) for one in chosen]
+    by_hand = ((kl[0] + kl[1]) * np.log(5) + (kl[1] + kl[2]) * np.log(2)) / 2 / np.log(10)
+    assert cells["KL log"].value == pytest.approx(by_hand, rel=1e-9) and kl[0] > 0  # float64, a sum of three
     cause = vc.circuits.cause_curve(lm, task, scores, **QUIET)
     assert cells["k 50%"].value == cause.reach(0.5).at and cells["cause area"].value == cause.area
     circuit = vc.select(scores, n=round(0.2 * lm.graph.size), how="abs")

@@ -8,6 +8,7 @@ COLUMNS = {
     "bounded signed": "the same of circuits by signed importance",
     "CMD log": "mean of |1 − f| over log sizes, by |score|",
     "CMD": "∫ |1 − f| over the share of edges, by |score|",
+    "KL log": "mean KL from the model's output over log sizes, in nats, by |score|",
     "CPR log": "mean of f over log sizes, by signed importance",
     "CPR": "∫ f over the share of edges, by signed importance",
     "edges wanted": "edges that can matter of the smallest size, by |score|, from which on f is as near to 1 as asked",
@@ -26,11 +27,11 @@ COLUMNS = {
     "price": "token-layers of the scores",
 }
 #: Those that are better where they are smaller, and those that say nothing of better: CPR grows with overshoot.
-SMALLER = ("CMD log", "CMD", "edges wanted", "k 50%", "k 90%", "other damage", "price")
+SMALLER = ("CMD log", "CMD", "KL log", "edges wanted", "k 50%", "k 90%", "other damage", "price")
 NEITHER = ("f", "random damage", "CPR log", "CPR")
 #: What is run for every ranking → the columns that come of it.
 PARTS = {
-    "curve": ("bounded", "bounded signed", "CMD log", "CMD", "CPR log", "CPR", "edges wanted"),
+    "curve": ("bounded", "bounded signed", "CMD log", "CMD", "KL log", "CPR log", "CPR", "edges wanted"),
     "cause": ("k 50%", "k 90%", "cause area"),
     "adversary": ("f", "radius k", "radius ε"),
     "specificity": ("own damage", "other damage", "margin", "random damage"),

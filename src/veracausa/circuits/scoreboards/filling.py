@@ -18,6 +18,7 @@ from veracausa.circuits.scoreboards.board import Cell
 from veracausa.circuits.selection.stability import stability
 from veracausa.scores.scores import Scores
 from veracausa.statistics.bootstrap import too_few
+from veracausa.statistics.means import standard_error
 from veracausa.statistics.ratios import error_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def of_curve(found: Curve, wanted: float) -> dict[str, Cell]:
         cells[name] = bounded(found.sizes, runs)
     for name, key in (("CMD log", "cmd_log"), ("CMD", "cmd"), ("CPR log", "cpr_log"), ("CPR", "cpr")):
         cells[name] = Cell.of(getattr(found, key), error[key])
-    return cells | {"edges wanted": _smallest(found, wanted)}
+    return cells | {"KL log": _kl(found), "edges wanted": _smallest(found, wanted)}
 
 
 def bounded(sizes: Sequence[float], runs: Sequence[Faithfulness]) -> Cell:
@@ -44,6 +45,13 @@ def bounded(sizes: Sequence[float], runs: Sequence[Faithfulness]) -> Cell:
     slope = np.where(np.abs(1 - f) < 1, -np.sign(f - 1), 0.0)
     influence = np.stack([one.influence().numpy() for one in runs], 1) * slope
     return Cell.of(value, error_of(torch.tensor([area(sizes, pair, log=True) for pair in influence])))
+
+
+def _kl(found: Curve) -> Cell:
+    """Mean KL from the model's output distribution over log sizes, in nats: of each pair, then over pairs."""
+    each = torch.stack([one.kl for one in found.absolute], 1).double().cpu().numpy()
+    own = torch.tensor([area(found.sizes, pair, log=True) for pair in each], dtype=torch.float64)
+    return Cell.of(float(own.mean()), float(standard_error(own)))
 
 
 def _smallest(found: Curve, wanted: float) -> Cell:
