@@ -12,6 +12,7 @@ import veracausa as vc
 from veracausa import choices
 from veracausa.circuits.attacks.attacking import KNOWN_GOALS, STARTS
 from veracausa.circuits.attacks.budgets import BUDGETS
+from veracausa.circuits.known import _MADE
 from veracausa.circuits.quality.minimality import _PARTS
 from veracausa.circuits.scoreboards.columns import PARTS
 from veracausa.circuits.selection.acdc import ORDERS
@@ -81,6 +82,7 @@ TABLES = {
     "BoardPart": tuple(PARTS),
     "AttackGoal": KNOWN_GOALS,
     "AttackStart": STARTS,
+    "PublishedCircuit": _MADE,
     "CutRanking": MEASURES,
     "CutAblation": CUT_ABLATIONS,
     "Unequal": UNEQUAL,

@@ -22,6 +22,8 @@ MetricName = Literal[
     "neg_kl", "neg_kl_reverse", "neg_js",
 ]  # fmt: skip
 
+#: Circuits of GPT-2 small by name, from papers.
+PublishedCircuit = Literal["ioi-gpt2", "greater-than-gpt2"]
 #: How a chart that stands alone looks.
 Look = Literal["light", "dark", "paper"]
 

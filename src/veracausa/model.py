@@ -10,6 +10,7 @@ import torch
 from veracausa.anatomy import Decoder
 from veracausa.doors import through
 from veracausa.placed import home_of
+from veracausa.typed import typed
 
 if TYPE_CHECKING:
     from veracausa.anatomy.graph import Graph
@@ -136,6 +137,7 @@ class Model:
         """Precision of effects and scores: float32, or float64 for a float64 model."""
         return torch.promote_types(self.dtype, torch.float32)
 
+    @typed
     def measure(self, task: Task) -> Measurement:
         """The metric of every clean and corrupted prompt of a task, by the bare model.
 
@@ -158,6 +160,7 @@ class Model:
         codes: Any = through("Model.reading", self, dictionaries)
         return replace(self, decoder=replace(self.decoder, codes={**self.decoder.codes, **codes}))
 
+    @typed
     def check(self, *, strict: bool = True) -> list[Check]:
         """Test the contracts on this very model; see `veracausa.contracts.checks`.
 

@@ -55,11 +55,13 @@ _LARGEST = 2**63  # of the integers that torch and numpy count with
 def typed(function: Function, package: str = "vc") -> Function:
     """The same function, which first compares what it is given with what it declares; `package`: where users find it.
 
+    A method is decorated in its class, below `@classmethod`.
+
     Raises:
         MethodError: another type, a NaN, a whole number beyond 64 bits, a negative seed; for a `Task` TaskError, for
             units UnitError, for a `Circuit` CircuitError. A keyword that does not exist stays Python's TypeError.
     """
-    signature, public = inspect.signature(function), f"{package}.{function.__name__}"
+    signature, public = inspect.signature(function), f"{package}.{function.__qualname__}"
     declared = {p.name: p.annotation for p in signature.parameters.values() if isinstance(p.annotation, str)}
 
     @functools.wraps(function)
@@ -161,7 +163,8 @@ def _holds(value: Any, wanted: ast.Subscript, known: dict[str, Any]) -> bool:
     return True
 
 
-def _is_int(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number of at most 64 bits; True and False are none."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return False
     try:
@@ -172,12 +175,12 @@ def _is_int(value: Any) -> bool:
 
 def _is_float(value: Any) -> bool:
     if isinstance(value, numbers.Integral):
-        return _is_int(value)
+        return is_whole(value)
     return isinstance(value, numbers.Real) and not math.isnan(value)
 
 
 _BUILT_IN: dict[str, Callable[[Any], bool]] = {
-    "int": _is_int,
+    "int": is_whole,
     "float": _is_float,
     "bool": lambda value: isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"),
     "str": lambda value: isinstance(value, str),

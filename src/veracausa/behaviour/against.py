@@ -21,6 +21,7 @@ from veracausa.errors import MethodError
 from veracausa.scores.agreement import label
 from veracausa.scores.scores import METRIC
 from veracausa.statistics.ranking import average_precision
+from veracausa.typed import require
 
 if TYPE_CHECKING:
     from veracausa.behaviour.results import AblationStudy
@@ -63,6 +64,7 @@ def _require_same(study: AblationStudy, scores: Sequence[Scores]) -> None:
     if not scores:
         raise MethodError("Pass the scores to compare, e.g. study.against(atp, exact, ablation='zero').")
     for one in scores:
+        require(one, "Scores", "study.against: what is compared", {})
         if one.model["identity"] != study.model["identity"] or one.task["name"] != study.task["name"]:
             raise MethodError(
                 f"{label(one)} is of {one.model['name']} on {one.task['name']!r}, the study of {study.model['name']} "

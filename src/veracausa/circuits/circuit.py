@@ -25,6 +25,7 @@ from veracausa.result import ROWS, Shown
 from veracausa.scores.scores import NOT_VERIFIED
 from veracausa.storage.files import write_json
 from veracausa.suggestions import did_you_mean
+from veracausa.typed import typed
 from veracausa.units.edges import Edges
 from veracausa.words import listed, number_of, sentence
 
@@ -95,6 +96,7 @@ class Circuit(Shown):
         return cls(edges, importance=None if importance is None else np.asarray(importance)[order], **parts)
 
     @classmethod
+    @typed
     def from_names(cls, lm: Model, names: Sequence[str], *, method: str = "stated") -> Circuit:
         """The circuit of these edges of a model; of no names the empty one, in which everything is ablated (f = 0).
 
@@ -109,6 +111,7 @@ class Circuit(Shown):
         return cls.of(lm.graph, ends[:, 0], ends[:, 1], model=lm.header(), method=method)
 
     @classmethod
+    @typed
     def of_nodes(cls, lm: Model, names: Sequence[str], *, method: str = "stated") -> Circuit:
         """The circuit of all edges out of these nodes, `input`, heads and MLPs, so that all other nodes are ablated.
 

@@ -30,9 +30,9 @@ its query, and among these MLPs, to come near that; they are no part of the stat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
 
 from veracausa.anatomy.graph import Graph, graph_of
+from veracausa.choices import PublishedCircuit
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.wiring import parse_names
 from veracausa.errors import MethodError
@@ -62,10 +62,7 @@ GREATER_THAN = {
 }
 
 
-Published = Literal["ioi-gpt2", "greater-than-gpt2"]
-
-
-def published(name: Published) -> Circuit:
+def published(name: PublishedCircuit) -> Circuit:
     """The published circuit `name` of GPT-2 small, of any weights of this graph; the module says how its text is read.
 
     `settings["groups"]` names the groups of its heads and MLPs.

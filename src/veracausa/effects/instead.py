@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 _PLACES: tuple[Place, ...] = (
     "z", "neurons", "mlp", "residual", "queries", "keys", "values", "experts", "shared", "router", "channels", "gate",
 )  # fmt: skip
+_LARGEST = sys.float_info.max
 
 
 class Instead(ABC):
@@ -174,7 +176,9 @@ class Noise(Instead):
         _require_number("sd", self.sd)
         for what, value, least in (("draws", self.draws, 1), ("seed", self.seed, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise MethodError(f"Noise: {what} is a whole number of at least {least}, but it is {value!r}.")
+                raise MethodError(
+                    f"Noise: {what} is a whole number of at least {least}, but this is {kind_and_value(value)}."
+                )
         if self.sd < 0:
             raise MethodError(f"Noise: sd is at least 0, but it is {self.sd!r}.")
 
@@ -286,7 +290,7 @@ def spreads(lm: Model, source: Task, units: Units, cost: Cost) -> list[Tensor]:
 
 
 def _require_number(what: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
         raise MethodError(f"{what} is a finite number, but this is {kind_and_value(value)}.")
 
 

@@ -20,6 +20,7 @@ from veracausa.statistics.gaps import cautions
 from veracausa.statistics.means import standard_error
 from veracausa.statistics.ratios import ratios
 from veracausa.tasks.metrics import compares_answers
+from veracausa.typed import typed
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.kinds import singular
 from veracausa.units.table import Units
@@ -240,20 +241,16 @@ class Scores(Shown):
 
     def ranking(self, by: Ranking = "abs_mean") -> list[int]:
         """Units from the strongest: by |mean E| ("abs_mean"), mean |E| ("mean_abs") or importance ("importance")."""
-        keys = {
-            "abs_mean": self.mean().abs(),
-            "mean_abs": self.values.abs().nanmean(0),
-            "importance": self.importance(),
-        }
-        if by not in keys:
-            raise MethodError(f"by={by!r} is not a ranking. Known: {', '.join(keys)}.")
-        last = keys[by].nan_to_num(nan=-torch.inf)  # units that no example has
+        key = {"abs_mean": self.mean().abs(), "mean_abs": self.values.abs().nanmean(0), "importance": self.importance()}
+        if by not in key:
+            raise MethodError(f"by={by!r} is not a ranking. Known: {', '.join(key)}.")
+        last = key[by].nan_to_num(nan=-torch.inf)  # units that no example has
         return torch.argsort(last, descending=True, stable=True).tolist()
 
+    @typed
     def top(self, k: int = 10, *, by: Ranking = "abs_mean") -> pd.DataFrame:
         """The k strongest units as a table."""
-        chosen = self.ranking(by)[:k]
-        return self.table().iloc[chosen].reset_index(drop=True)
+        return self.table().iloc[self.ranking(by)[:k]].reset_index(drop=True)
 
     def head(self) -> pd.DataFrame:
         """The ten strongest units."""

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from veracausa.arguments import kind_and_value
+from veracausa.arguments import kind_and_value, shown
 from veracausa.errors import FileError
 from veracausa.storage.digests import bytes_of
 
@@ -38,13 +38,17 @@ def at(path: str | os.PathLike[str]) -> Path:
     """The path, with a leading `~` as the user's home.
 
     Raises:
-        FileError: it is no path at all.
+        FileError: it is no path at all, or one that cannot be looked at: too long a name, a closed folder.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise FileError(f"A file is named by a text or a path, but this is {kind_and_value(path)}.")
     found = Path(path)
     with suppress(RuntimeError):  # a user whom nobody knows: then it is a name like any other
         found = found.expanduser()
+    try:
+        found.exists()
+    except OSError as error:
+        raise FileError(f"{shown(str(path))} cannot be reached ({_why(error)}).") from error
     return found
 
 

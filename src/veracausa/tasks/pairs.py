@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from veracausa.arguments import is_list, shown
+from veracausa.arguments import is_list, kind_and_value, shown
 from veracausa.choices import Align, MetricName
 from veracausa.errors import AnswerError, PromptError, TaskError
 from veracausa.tasks.aligned import require_aligned
@@ -16,6 +16,7 @@ from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.spans import Span, require_spans
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import encode_answer, encode_continuation, encode_prompt, prompt_ids, strings
+from veracausa.typed import is_whole
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def checked(n: Any, seed: Any, metric: str) -> tuple[int, int]:
 
 
 def _whole(value: Any, what: str, least: int | None) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or (least is not None and value < least):
+    if not is_whole(value) or (least is not None and value < least):
         at_least = "" if least is None else f" of at least {least}"
-        raise TaskError(f"{what} is a whole number{at_least}, but it is {value!r}")
+        raise TaskError(f"{what} is a whole number{at_least}, but this is {kind_and_value(value)}")
     return int(value)

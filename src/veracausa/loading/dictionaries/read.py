@@ -25,6 +25,7 @@ from veracausa.loading.dictionaries.adapting import adapted
 from veracausa.loading.dictionaries.files import ENDINGS, beside_tensors, tensors_of
 from veracausa.loading.dictionaries.parts import Parts
 from veracausa.model import Model
+from veracausa.storage.files import at
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def dictionary(
     >>> dic = vc.dictionary(lm, {"W_enc": w, "W_dec": v, "k": 32}, site="r10")
     """
     asked = Asked(lm.score_dtype, layer, k, norm_factor, lm.layers)
-    parts = plain.of_tensors(source, k=k) if isinstance(source, Mapping) else _parts(Path(source).expanduser(), asked)
+    parts = plain.of_tensors(source, k=k) if isinstance(source, Mapping) else _parts(at(source), asked)
     return adapted(lm, parts, site=site, writes=writes, layer=layer, name=name, centred=centred)
 
 
@@ -145,7 +146,7 @@ def transcoders(
     >>> clt = vc.transcoders(lm, "clt-gemma-2-2b")
     >>> vc.exact(lm, task, units=["f10.1234"], dictionary=clt)
     """
-    folder = Path(source).expanduser()
+    folder = at(source)
     known = _layers_in(folder)
     if not known:
         raise FileError(f"{folder} is no folder of circuit-tracer or Gemma Scope 2 with transcoders of several layers.")
@@ -154,7 +155,7 @@ def transcoders(
 
 def has_several(source: str | Path) -> bool:
     """Whether a folder has transcoders of several layers."""
-    return len(_layers_in(Path(source).expanduser())) > 1
+    return len(_layers_in(at(source))) > 1
 
 
 def _layers_in(folder: Path) -> dict[int, Path]:
