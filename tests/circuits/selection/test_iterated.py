@@ -180,7 +180,7 @@ def test_a_guarded_round_scores_where_an_adversary_has_restored_others(tiny, tas
     with torch.no_grad(), borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
         recorded = [record(lm, one, Cost()) for one in (task[:2], task[2:])]
         with torch.enable_grad():
-            found = guarded(recorded, edges, kept, guard, 1, lambda _: None)
+            found, moved = guarded(recorded, edges, kept, guard, 1, lambda _: None)
 
         def metric(weights):
             """M of all four pairs."""
@@ -194,19 +194,31 @@ def test_a_guarded_round_scores_where_an_adversary_has_restored_others(tiny, tas
                     values[at] = group.metric(group.soft.run(mask, every), every).numpy()
             return values
 
-        inside = set(kept.tolist())
+        inside, first, ends = set(kept.tolist()), None, lm.measure(task)
         half = np.random.default_rng([0, 1]).permutation(4)[:2]
         sign = np.sign(lm.measure(task).gap.sum().item())
         for more in (*guard, None):
             here = np.isin(np.arange(len(edges)), list(inside)).astype(float)
             step = 1e-5 * np.eye(len(edges))
             slopes = np.array([metric(here + one) - metric(here - one) for one in step]) / 2e-5
+            first = slopes if first is None else first
             squares += slopes.mean(1) ** 2 + 2 * slopes.var(1, ddof=1) / 4
             means += slopes.mean(1)
             out = sorted(set(range(len(edges))) - inside, key=lambda edge: sign * slopes[edge, half].mean())
             inside |= set(out[: (more or 0) - (len(inside) - len(kept))])
     wanted = np.sign(means) * np.sqrt(squares / 3)
     assert found == pytest.approx(wanted, abs=1e-6 * np.abs(wanted).max())
+    moves = []
+    for way in (1, -1):  # five others that one half of the pairs chooses, on the other half
+        fs = []
+        for mine, theirs in (([0, 1], [2, 3]), ([2, 3], [0, 1])):
+            rest = set(range(len(edges))) - set(kept.tolist())
+            out = sorted(rest, key=lambda edge: way * sign * first[edge, mine].sum())
+            with torch.no_grad(), borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
+                m = metric(np.isin(np.arange(len(edges)), [*kept, *out[:5]]).astype(float))[theirs]
+            fs.append((m.mean() - ends.corrupted[theirs].mean().item()) / ends.gap[theirs].mean().item())
+        moves.append(way * (1 - np.mean(fs)))
+    assert moved == pytest.approx(max(moves), rel=1e-9)  # float64, the same sums in another order
 
 
 def test_a_guard_is_of_rounds_that_settle(tiny, task_of):
@@ -214,10 +226,35 @@ def test_a_guard_is_of_rounds_that_settle(tiny, task_of):
     work = iterate.work(lm, task, rounds=2, points=1, by="balanced", smallest=0.3, settle=2, guard=(3, 10))
     scores = work.run(False)
     assert scores.cost.token_layers <= work.tokens() and scores.settings["guard"] == [3, 10]
-    assert work.slopes == 2 + 2 * 2 * 3  # two halves in three states
+    assert work.slopes == 2 + 2 * 2 * 3 + 2  # two halves in three states; the last circuit's
     for options in ({"guard": (3, 10)}, {"settle": 1, "guard": (10, 3)}, {"settle": 1, "guard": (0, 3)}):
         with pytest.raises(MethodError, match="guard="):
             run(lm, task, **options)
+
+
+@pytest.mark.parametrize("best", range(3))
+def test_of_guarded_circuits_the_one_that_is_moved_least_is_taken(tiny, task_of, tmp_path, monkeypatch, best):
+    """Also by a call that goes on: every circuit is tried, the last one too."""
+    import veracausa.circuits.selection.guarding as guarding
+    import veracausa.circuits.selection.iterated as iterated
+
+    lm, task, tried = tiny("llama"), task_of((5, 6), n=8), []
+
+    def strain(recorded, edges, kept, slopes, most):
+        tried.append((kept, most))
+        return 0.25 if (len(tried) - 1 if len(tried) < 4 else 2) == best else 0.5
+
+    monkeypatch.setattr(guarding, "strain", strain)
+    monkeypatch.setattr(iterated, "strain", strain)
+    asked = {"rounds": 2, "by": "balanced", "smallest": 0.3, "settle": 2, "guard": (3, 10), "out": tmp_path}
+    found = run(lm, task, **asked)
+    size = len(tried[0][0])
+    assert len(tried) == 3 and all(most == 10 for _, most in tried)
+    assert set(found.ranking()[:size]) == set(tried[best][0].tolist())
+    assert f"the circuit of round {2 + best} was taken, whose f is moved least, by 0.25, where 10 " in found.notes[-1]
+    again = run(lm, task, **asked)
+    assert len(tried) == 4  # only the last circuit anew
+    assert torch.equal(again.values, found.values) and again.cost.token_layers == found.cost.token_layers
 
 
 @pytest.mark.parametrize("by", ["abs_mean", "balanced"])

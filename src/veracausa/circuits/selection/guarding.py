@@ -7,6 +7,9 @@ with the `guard` others restored that lower M most to first order (greedily, eac
 chosen on half of the pairs, another half in every round. So an edge counts that does much only beside others, which is
 how an adversary breaks a circuit with a third of the edges that one gradient takes. Which edges it takes is in part a
 matter of the pairs: an edge whose slope differs from pair to pair counts for that, too.
+
+Rounds do not come to rest where few edges carry much, and one of them may leave out what breaks the circuit. So every
+round's circuit is tried (`strain`), and the one that moves least is taken.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 import torch
 
 from veracausa.circuits.runs.recorded import Recorded
+from veracausa.engine.circuit_forward import wiring_of
 from veracausa.progress import Tick
 from veracausa.units.edges import Edges
 
@@ -35,23 +39,60 @@ def guarded(
     guard: Sequence[int],
     number: int,
     tick: Tick,
-) -> Float[np.ndarray, " edges"]:
-    """Scores of all edges, in units of M; `number`: of the round, which draws the half of the pairs."""
+) -> tuple[Float[np.ndarray, " edges"], float]:
+    """Scores of all edges, in units of M, and the circuit's strain; `number`: of the round, which draws the half."""
     inside, squares, means = kept, np.zeros(len(edges)), np.zeros(len(edges))
     slopes = pair_slopes(recorded, edges, inside, tick)
+    moved = strain(recorded, edges, kept, slopes, guard[-1])
     half = np.random.default_rng([0, number]).permutation(len(slopes))[: max(1, len(slopes) // 2)]
-    sign = np.sign(sum(float(one.measured.gap.double().sum()) for one in recorded))
     for more in (*guard, None):
         mean = slopes.mean(0)
         error = slopes.var(0, ddof=1) / len(slopes) if len(slopes) > 1 else 0.0
         squares, means = squares + mean**2 + SPREAD * error, means + mean
         if more is not None:
-            value = sign * slopes[half].mean(0)
-            value[inside] = np.inf
             count = min(more, len(edges) - len(kept)) - (len(inside) - len(kept))
-            inside = np.concatenate([inside, np.argsort(value, kind="stable")[:count]])
+            inside = _restored(inside, _sign(recorded) * slopes[half].mean(0), count)
             slopes = pair_slopes(recorded, edges, inside, tick)
-    return np.asarray(np.sign(means) * np.sqrt(squares / (1 + len(guard))))
+    return np.asarray(np.sign(means) * np.sqrt(squares / (1 + len(guard)))), moved
+
+
+def strain(
+    recorded: Sequence[Recorded],
+    edges: Edges,
+    kept: Int[np.ndarray, " kept"],
+    slopes: Float[np.ndarray, "pairs edges"],
+    most: int,
+) -> float:
+    """How far f moves from 1 where the `most` others are restored that lower, or raise, M most to first order.
+
+    `slopes`: `pair_slopes` of the circuit. What one part of the pairs chooses is run on the next part; of each way the
+    mean over parts, and of both ways the larger: max(1 − f lowered, f raised − 1).
+    """
+    parts = np.split(slopes, np.cumsum([len(one.measured.clean) for one in recorded])[:-1])
+    moved = []
+    for way in (1.0, -1.0):
+        fs = []
+        for number, part in enumerate(parts):
+            judged = recorded[(number + 1) % len(recorded)]
+            inside = _restored(kept, way * _sign(recorded) * part.mean(0), min(most, len(edges) - len(kept)))
+            metric = judged.metric(wiring_of(judged.lm.decoder, edges[inside].mask))
+            fs.append(float(judged.measured.f_of(metric.double())))
+        moved.append(way * (1 - float(np.mean(fs))))
+    return max(moved)
+
+
+def _restored(
+    inside: Int[np.ndarray, " inside"], slope: Float[np.ndarray, " edges"], count: int
+) -> Int[np.ndarray, " more"]:
+    """These edges, and the `count` others with the least slopes."""
+    value = slope.copy()
+    value[inside] = np.inf
+    return np.concatenate([inside, np.argsort(value, kind="stable")[:count]])
+
+
+def _sign(recorded: Sequence[Recorded]) -> float:
+    """Of the mean gap."""
+    return float(np.sign(sum(float(one.measured.gap.double().sum()) for one in recorded)))
 
 
 def pair_slopes(

@@ -17,14 +17,15 @@ on two halves of them take turns: a round scores on one and runs its circuits on
 all pairs, and the strongest by the mean of these rounds' scores make the next circuit, which so comes to rest. An edge
 that would do much if it were restored comes in, for one that does little; so what an adversary restores first
 (`attacks`) is no longer outside. An edge that is in counts `STAYS` times. With a `guard` edges are scored where an
-adversary has restored some others, too (`guarding`).
+adversary has restored some others, too, and of all these circuits the one that it moves least is taken (`guarding`).
 
 The defaults are what held on six tasks (docs/results/circuits.md): by |gradient|, 5 rounds of 3 points; balanced, 7
 rounds of 2.
 
 Cost: (rounds + 1) × points × one run of the whole graph with its gradient; balanced: rounds × (points such runs and at
 most 3 runs of what is kept), on half of the pairs; a settling round: one such run, balanced: and at most 3 of what is
-kept, on all pairs; each number of a guard: one such run more.
+kept, on all pairs; each number of a guard: one such run more, and a guarded round two runs of what is kept; at the end
+one of each.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from veracausa.choices import IteratedBy, Loss
 from veracausa.circuits.runs.recorded import Recorded, planned_record, record
 from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.circuits.selection.balancing import BEGIN, TRIES, balanced, strength
-from veracausa.circuits.selection.guarding import guarded
+from veracausa.circuits.selection.guarding import guarded, pair_slopes, strain
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import wiring_of
 from veracausa.engine.guard import attention_function
@@ -118,7 +119,7 @@ class IterateWork:
     @property
     def slopes(self) -> int:
         """Gradients that are taken."""
-        return sum(map(self._slopes_of, range(len(self.sizes) + self.settle)))
+        return sum(map(self._slopes_of, range(len(self.sizes) + self.settle))) + len(self.turns) * bool(self.guard)
 
     @property
     def turns(self) -> list[Task]:
@@ -142,7 +143,9 @@ class IterateWork:
             given = number == 0 and self.start is not None
             total += 2 * self.points * scored * (not given) + TRIES * judged * self.balanced
         behind = sum(one for _, one in planned)
-        return total + self.settle * (2 * (1 + len(self.guard)) + TRIES * self.balanced) * behind
+        tried = 2 * bool(self.guard)
+        settling = self.settle * (2 * (1 + len(self.guard)) + TRIES * self.balanced + tried)
+        return total + (settling + 2 * tried) * behind
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -158,8 +161,8 @@ class IterateWork:
         }
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
-        """Rank all edges; finished rounds are kept: their scores, the weight of what hurts, and f."""
-        shape, asked = (len(self.sizes) + self.settle, len(self.edges) + 2), {"units": self.edges.digest()}
+        """Rank all edges; finished rounds are kept: their scores, strain, the weight of what hurts, and f."""
+        shape, asked = (len(self.sizes) + self.settle, len(self.edges) + 3), {"units": self.edges.digest()}
         with (
             session(
                 self.lm, self.task, shape, dtype=torch.float64, out=out, name="iterated", asked=asked | self.settings,
@@ -171,7 +174,7 @@ class IterateWork:
                 recorded = [record(self.lm, one, call.cost) for one in self.turns]
             call.hold(_measured(recorded))
             with attention_function(self.lm.decoder, SUFFIX):
-                ranking, back, reached = self._ranking(recorded, call)
+                ranking, back, reached, moves = self._ranking(recorded, call)
         value = np.empty(len(self.edges))
         value[ranking] = 1 - (np.arange(len(value)) + 0.5) / len(value)
         return assemble(
@@ -186,30 +189,35 @@ class IterateWork:
                 "ranks, the last edge dropped highest; one ranking for all pairs, so no error is known",
                 *([f"edges that returned: {back:,}"] if self.returns or self.settle else []),
                 *([f"f of each round's circuit, where it was judged: {listed(reached)}"] if reached else []),
+                *([self._taken(moves)] if moves else []),
             ),
         )
 
-    def _ranking(self, recorded: list[Recorded], call: Session) -> tuple[np.ndarray, int, list[str]]:
-        """All edges, the strongest first; how many returned on the way; of balanced circuits f and size."""
+    def _ranking(self, recorded: list[Recorded], call: Session) -> tuple[np.ndarray, int, list[str], list[float]]:
+        """All edges, the strongest first; how many returned; of balanced circuits f and size; of guarded, strain."""
         back, weight, f, reached, settled = 0, BEGIN, 0.0, list[str](), list[np.ndarray]()
+        tried: list[tuple[float, np.ndarray]] = []
         every = kept = ranking = np.arange(len(self.edges))
         for number, size in enumerate([*self.sizes, *[self.last] * self.settle]):
             settling, done = number >= len(self.sizes), bool(call.done[number].all())
-            found = call.values[number].numpy()[:-2].copy() if done else self._own(recorded, number, kept, call.tick)
+            if done:
+                found, (moved, weight, f) = call.values[number].numpy()[:-3].copy(), call.values[number, -3:].tolist()
+            else:
+                found, moved = self._own(recorded, number, kept, call.tick)
             own = found
             if settling:
                 settled.append(found)
+                tried.append((moved, ranking))
                 own = np.mean(settled, axis=0)
                 own[kept] *= STAYS
             among = every if settling or (self.returns and size < len(kept)) else kept
             if done:
-                weight, f = call.values[number, -2:].tolist()
                 call.tick(self._slopes_of(number))
             else:
                 if self.balanced:
                     judged = recorded if settling else [recorded[(number + 1) % len(recorded)]]
                     weight, f = balanced(weight, partial(self._f, judged, own, among, size))
-                call.put(number, torch.from_numpy(np.append(found, [weight, f])))
+                call.put(number, torch.from_numpy(np.append(found, [moved, weight, f])))
             if self.balanced:
                 reached.append(f"{f:.2f} of {counted(size, 'edge')}")
             chosen = self._strongest(own, among, weight)[:size]
@@ -218,17 +226,34 @@ class IterateWork:
             ranking = np.concatenate([chosen, left, before])
             back += len(np.setdiff1d(chosen, kept))
             kept = np.sort(chosen)
-        return ranking, back, reached
+        if self.guard:
+            with call.anew():
+                slopes = pair_slopes(recorded, self.edges, kept, call.tick)
+                tried.append((strain(recorded, self.edges, kept, slopes, self.guard[-1]), ranking))
+            ranking = min(tried, key=lambda one: one[0])[1]
+        return ranking, back, reached, [moved for moved, _ in tried if self.guard]
 
-    def _own(self, recorded: list[Recorded], number: int, kept: np.ndarray, tick: Tick) -> np.ndarray:
-        """Every edge's score in a round, where the circuit stands: on the pairs whose turn it is, settling on all."""
+    def _taken(self, moves: list[float]) -> str:
+        """Which round's circuit was taken, in words; `moves`: strain of those from the first that settles on."""
+        most, first, least = self.guard[-1], len(self.sizes), min(moves)
+        said = listed([f"{one:.2f}" for one in moves])
+        return (
+            f"the circuit of round {first + moves.index(least)} was taken, whose f is moved least, by {least:.2f}, "
+            f"where {most:,} others are restored (rounds from {first} on: {said})"
+        )
+
+    def _own(self, recorded: list[Recorded], number: int, kept: np.ndarray, tick: Tick) -> tuple[np.ndarray, float]:
+        """Every edge's score in a round, where the circuit stands: on the pairs whose turn it is, settling on all.
+
+        And the circuit's strain, where there is a guard (0: none).
+        """
         if number == 0 and self.start is not None:
-            return self.start.importance().double().numpy()
+            return self.start.importance().double().numpy(), 0.0
         settling = number >= len(self.sizes)
         if settling and self.guard:
             return guarded(recorded, self.edges, kept, self.guard, number - len(self.sizes), tick)
         scored = recorded if settling else [recorded[number % len(recorded)]]
-        return _mean_scores(scored, self.edges, kept, 1 if settling else self.points, self.loss, tick)
+        return _mean_scores(scored, self.edges, kept, 1 if settling else self.points, self.loss, tick), 0.0
 
     def _slopes_of(self, number: int) -> int:
         """Gradients of a round."""
