@@ -12,7 +12,7 @@ import veracausa as vc
 from veracausa.cost import Cost
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
-from veracausa.statistics.bootstrap import _disjoint
+from veracausa.statistics.bootstrap import disjoint
 from veracausa.statistics.bootstrap import with_replacement as _with_replacement
 from veracausa.units.table import Units
 
@@ -70,7 +70,7 @@ def test_every_figure_by_brute_force(by, missing):
         few = [brute_set(values, w, top, by) for w in _with_replacement(n, size, 10, 5).tolist()]
         assert found.bootstrap[size] == pytest.approx(brute_jaccard(itertools.combinations(few, 2)))
     for size in (1, 2, 3):
-        weights = [part.tolist() for part in _disjoint(n, size, 10, 5)]
+        weights = [part.tolist() for part in disjoint(n, size, 10, 5)]
         one, other = ([brute_set(values, w, top, by) for w in part] for part in weights)
         assert found.fresh[size] == pytest.approx(brute_jaccard(zip(one, other, strict=True)))
     assert set(found.fresh) == {1, 2, 3} and set(found.bootstrap) == {1, 2, 3, 4, 6}
@@ -93,7 +93,7 @@ def test_chunks_do_not_change_a_figure(monkeypatch):
 
 def test_draws_are_what_they_say():
     assert (_with_replacement(7, 5, 30, 0).sum(1) == 5).all()
-    one, other = _disjoint(7, 3, 30, 0)
+    one, other = disjoint(7, 3, 30, 0)
     assert (one.sum(1) == 3).all() and (other.sum(1) == 3).all() and (one * other).sum() == 0
 
 

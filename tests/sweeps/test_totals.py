@@ -56,7 +56,6 @@ def test_running_figures_are_those_of_the_whole_table():
     np.testing.assert_allclose(running.stderr(), frame.sem(), rtol=1e-9)
     held = scores("exact", neurons(UNITS), (values, clean, corrupted), PAIRS)
     np.testing.assert_allclose(running.share(), held.normalised(), rtol=1e-12)
-    np.testing.assert_allclose(running.share_stderr(), held.normalised_stderr(), rtol=1e-7)
 
 
 def test_totals_are_those_of_the_merged_scores(tmp_path):

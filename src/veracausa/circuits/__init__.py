@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from veracausa.circuits.attacks.attack import Attack as Attack
     from veracausa.circuits.attacks.attacking import adversary as adversary
     from veracausa.circuits.comparison import CircuitComparison as CircuitComparison
+    from veracausa.circuits.exchange.eap_json import scores_from_eap_json as scores_from_eap_json
     from veracausa.circuits.exchange.formats import read as read
     from veracausa.circuits.exchange.formats import write as write
     from veracausa.circuits.featured import FeatureCircuit as FeatureCircuit
@@ -69,6 +70,7 @@ _HOMES = {
     "read": "veracausa.circuits.exchange.formats",
     "run_sheaf": "veracausa.circuits.sheaves.finding",
     "scoreboard": "veracausa.circuits.scoreboards.judging",
+    "scores_from_eap_json": "veracausa.circuits.exchange.eap_json",
     "sheaf": "veracausa.circuits.sheaves.finding",
     "specificity": "veracausa.circuits.quality.across_tasks",
     "stability": "veracausa.circuits.selection.stability",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from veracausa.anatomy.graph import Graph
 from veracausa.errors import CircuitError, MethodError
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def without_writers(mask: Mask, writers: Iterable[int]) -> Mask:
     return left
 
 
-def inner_nodes(graph: Graph, mask: Mask) -> Int[np.ndarray, " nodes"]:
+def inner_nodes(mask: Mask) -> Int[np.ndarray, " nodes"]:
     """Writers of a circuit's nodes that can be removed: heads and MLPs with a kept edge out."""
     writers = np.flatnonzero(mask.any(0))
     return writers[writers > 0]

@@ -33,7 +33,7 @@ from veracausa.choices import Ranking
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
 from veracausa.scores.stable import Stability
-from veracausa.statistics.bootstrap import _disjoint, with_replacement
+from veracausa.statistics.bootstrap import disjoint, with_replacement
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -71,15 +71,15 @@ def stability(
     _require(scores, top, draws, bar, by)
     keys, n, few = _Keys.of(scores, by), scores.n, max(2, round(draws * _CURVE))
     chosen = keys.strongest(_drawn(n, n, draws, seed), top)
-    jaccard = _mean_jaccard(*_pairwise(chosen))
+    jaccard = mean_jaccard(*overlaps(chosen))
     fresh = {}
     for size in _sizes(n // 2):
-        one, other = (keys.strongest(weights, top) for weights in _disjoint(n, size, few, seed))
-        fresh[size] = _mean_jaccard(*_row_by_row(one, other))
+        one, other = (keys.strongest(weights, top) for weights in disjoint(n, size, few, seed))
+        fresh[size] = mean_jaccard(*_row_by_row(one, other))
     bootstrap = {}
     for size in sorted({*fresh, round(2**0.5 * (n // 2))} - {n}):
         sets = keys.strongest(_drawn(n, size, few, seed), top)
-        bootstrap[size] = _mean_jaccard(*_pairwise(sets))
+        bootstrap[size] = mean_jaccard(*overlaps(sets))
     counts = torch.bincount(chosen[chosen >= 0], minlength=len(scores))
     return Stability(
         scores=scores,
@@ -169,13 +169,13 @@ def _sizes(most: int) -> list[int]:
     return sorted({1, *(round(most * 2 ** (-step / 2)) for step in range(steps))})
 
 
-def _mean_jaccard(common: Tensor, one: Tensor, other: Tensor) -> float:
+def mean_jaccard(common: Tensor, one: Tensor, other: Tensor) -> float:
     """Mean of |A ∩ B| / |A ∪ B| over pairs with these sizes of A ∩ B, A and B; two empty sets are equal."""
     union = one + other - common
     return float((common / union.clamp_min(1)).where(union > 0, 1.0).double().mean())
 
 
-def _pairwise(sets: Int[Tensor, "draws k"]) -> tuple[Tensor, Tensor, Tensor]:
+def overlaps(sets: Int[Tensor, "draws k"]) -> tuple[Tensor, Tensor, Tensor]:
     """Sizes of A ∩ B, A and B over all pairs of draws."""
     draws = len(sets)
     common = sum((part @ part.T for part in _indicators(sets)), torch.zeros(draws, draws))

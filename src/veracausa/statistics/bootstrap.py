@@ -32,7 +32,7 @@ def too_few(n: int, least: int = LEAST) -> str:
     return "" if n >= least else f"no interval under {least} pairs"
 
 
-def _disjoint(n: int, size: int, draws: int, seed: int) -> Iterator[Float[Tensor, "draws examples"]]:
+def disjoint(n: int, size: int, draws: int, seed: int) -> Iterator[Float[Tensor, "draws examples"]]:
     """Two disjoint sets of `size` of n examples for every draw, as weights 0 and 1: all first sets, all second ones."""
     generator = np.random.default_rng([seed, 1, size])
     order = torch.from_numpy(generator.permuted(np.tile(np.arange(n), (draws, 1)), axis=1))

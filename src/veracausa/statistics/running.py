@@ -1,10 +1,10 @@
 """Means of the columns of a table that is too large to hold, with their standard errors and shares of a gap; one pass.
 
-Blocks of rows are added one after the other. Of each column six numbers are kept: how many rows have it, the means of
-its numbers x and of the gap g of these rows, and the sums Σ(x − x̄)², Σ(g − ḡ)² and Σ(x − x̄)(g − ḡ). Two blocks with n
-and m rows and means that differ by δ have together
+Blocks of rows are added one after the other. Of each column five numbers are kept: how many rows have it, the means of
+its numbers x, of |x| and of the gap g of these rows, and the sum Σ(x − x̄)². Two blocks with n and m rows and means that
+differ by δ have together
 
-    Σ = Σ₁ + Σ₂ + δ² · n·m / (n + m)          (products: δx · δg)
+    Σ = Σ₁ + Σ₂ + δ² · n·m / (n + m)
 
 (Chan, Golub & LeVeque, The American Statistician 37, 1983), in float64: no large sums are subtracted from each other.
 """
@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from veracausa.statistics.ratios import told_apart
-
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
@@ -25,7 +23,7 @@ _CHUNK = 1 << 20
 
 
 class Running:
-    """Six numbers and the mean |x| of every column, of all rows that were added so far; NaN in a row: it has no such x.
+    """Five numbers of every column, of all rows that were added so far; NaN in a row: it has no such x.
 
     >>> running = Running(300)
     >>> running.add(effects, gap, np.arange(300))
@@ -35,7 +33,7 @@ class Running:
     def __init__(self, columns: int) -> None:
         self.count = np.zeros(columns)
         self._mean, self._size, self._gap = np.zeros(columns), np.zeros(columns), np.zeros(columns)
-        self._squares, self._gaps, self._products = np.zeros(columns), np.zeros(columns), np.zeros(columns)
+        self._squares = np.zeros(columns)
 
     def add(
         self, values: Float[np.ndarray, "rows some"], gap: Float[np.ndarray, " rows"], columns: Int[np.ndarray, " some"]
@@ -50,13 +48,11 @@ class Running:
         rows = has.sum(0)
         some, size = np.maximum(rows, 1), np.where(has, np.abs(values), 0.0).sum(0)
         mean, middle = np.where(has, values, 0.0).sum(0) / some, (gap @ has) / some
-        x, g = np.where(has, values - mean, 0.0), np.where(has, gap[:, None] - middle, 0.0)
+        x = np.where(has, values - mean, 0.0)
         before = self.count[at]
         every = np.maximum(before + rows, 1)
         dx, dg, weight = mean - self._mean[at], middle - self._gap[at], before * rows / every
         self._squares[at] += (x * x).sum(0) + dx * dx * weight
-        self._gaps[at] += (g * g).sum(0) + dg * dg * weight
-        self._products[at] += (x * g).sum(0) + dx * dg * weight
         self._mean[at] += dx * rows / every
         self._gap[at] += dg * rows / every
         self._size[at] += (size - self._size[at] * rows) / every
@@ -80,16 +76,6 @@ class Running:
         """r = x̄ / ḡ, both over the rows that have x."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(self.count > 0, self._mean / self._gap, np.nan)
-
-    def share_stderr(self) -> Float[np.ndarray, " columns"]:
-        """Standard error of `share` to first order, NaN where the mean gap is not told apart from 0 (see `ratios`).
-
-        Σ(x − r·g)² = Σ(x − x̄)² − 2r Σ(x − x̄)(g − ḡ) + r² Σ(g − ḡ)².
-        """
-        r = self.share()
-        rest = self._squares - 2 * r * self._products + r * r * self._gaps
-        apart = told_apart(self._gap, self._error(self._gaps), self.count)
-        return np.where(apart, self._error(np.maximum(rest, 0.0)) / np.abs(self._gap), np.nan)
 
     def _error(self, squares: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):

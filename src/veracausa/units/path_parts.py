@@ -32,11 +32,6 @@ class Part:
     coded: Coded | None = None
 
     @property
-    def hears(self) -> bool:
-        """Whether it can be a reader."""
-        return bool(self.reads) if self.coded is None else self.coded.passes_on
-
-    @property
     def sends(self) -> bool:
         """Whether it can be a sender."""
         return bool(self.writes) or self.coded is not None

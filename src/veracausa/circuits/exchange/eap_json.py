@@ -118,14 +118,15 @@ def read_eap_json(path: str | Path, lm: Model, *, groups: str = "agree") -> Circ
 
     Raises:
         FileError: no such file, cut short, another format or model, flags that disagree, a score that is no number.
-        CircuitError: no edge is in the graph, as in files of scores (`scores_from_eap_json` reads these).
+        CircuitError: no edge is in the graph, as in files of scores (`vc.circuits.scores_from_eap_json`).
     """
     path = at(path)
     kept, score = _read(path, lm, groups)
     reader, writer = np.nonzero(kept)
     if not len(reader):
         raise CircuitError(
-            f"No edge of {path} is in the graph. Is it a file of scores? Read it with scores_from_eap_json and select."
+            f"No edge of {path} is in the graph. Is it a file of scores? Then select from them: "
+            "vc.select(vc.circuits.scores_from_eap_json(path, lm), n=…)."
         )
     return Circuit.of(
         lm.graph,
@@ -153,8 +154,10 @@ def scores_from_eap_json(
         `Scores`; every example of the task has the same values (one example without a task).
 
     Raises:
-        FileError: as `read_eap_json`; flags are not looked at.
+        FileError: as `vc.circuits.read`; flags are not looked at.
         MethodError: a direction that does not exist.
+
+    >>> vc.select(vc.circuits.scores_from_eap_json("scores.json", lm), n=500)
     """
     if direction not in ("noising", "denoising"):
         raise MethodError(f"direction={direction!r} is neither 'noising' nor 'denoising'.")

@@ -289,7 +289,7 @@ def completeness(
     >>> vc.circuits.completeness(lm, task, circuit).worst
     """
     mask, graph = mask_to_test(lm, circuit), lm.graph
-    nodes = inner_nodes(graph, mask)
+    nodes = inner_nodes(mask)
     require_count(draws=draws, candidates=candidates)
     if greedy < 0:
         raise MethodError(f"greedy={greedy}: the number of steps is 0 or more.")

@@ -155,7 +155,7 @@ def minimality(
     mask, graph = mask_to_test(lm, circuit), lm.graph
     if parts not in _PARTS:
         raise MethodError(f"parts={parts!r} is no kind of part of a circuit. Known: {', '.join(_PARTS)}.")
-    nodes = inner_nodes(graph, mask)
+    nodes = inner_nodes(mask)
     count = len(circuit) if parts == "edges" else len(nodes)
     if not count:
         raise MethodError("The circuit has no heads and no MLPs, only edges from the input: take parts='edges'.")

@@ -22,7 +22,7 @@ from veracausa.errors import MethodError
 from veracausa.scores.bundles import read_with_tensors, write_all
 from veracausa.scores.scores import Scores
 from veracausa.scores.stable import DrawnAgain, said_of_draws
-from veracausa.scores.top_units import _mean_jaccard, _pairwise
+from veracausa.scores.top_units import mean_jaccard, overlaps
 from veracausa.statistics.bootstrap import with_replacement
 from veracausa.storage.files import at
 from veracausa.storage.schema import flag, number, reading, record, require_tensors, text, whole
@@ -174,7 +174,7 @@ def stability(
         prune=prune,
         draws=draws,
         seed=seed,
-        jaccard=_mean_jaccard(*_pairwise(chosen)),
+        jaccard=mean_jaccard(*overlaps(chosen)),
         probability=(counts / draws).numpy(),
         sizes=(chosen >= 0).sum(1).numpy(),
     )

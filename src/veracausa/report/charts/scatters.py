@@ -80,7 +80,7 @@ def mean_difference(
     return plane(points, guides, across, up, f"mean of exact and {agreement.method}", f"{agreement.method} − exact")
 
 
-def padded(values: Sequence[np.ndarray], zero: bool = True) -> tuple[float, float]:
+def padded(values: Sequence[np.ndarray]) -> tuple[float, float]:
     """A range that holds all values with a little room, and zero."""
     joined = np.concatenate([v[np.isfinite(v)] for v in values])
     low, high = float(joined.min(initial=0.0)), float(joined.max(initial=0.0))
