@@ -42,7 +42,7 @@ def starts(decoder: Decoder, task: Task, share: bool = True) -> tuple[int, ...]:
     if not (share and decoder.shares_prefixes) or home_of(decoder.hf).type == "meta":
         return (0,) * len(task)
     most = decoder.positions or max(task.lengths)
-    # two whole runs where lengths differ; what cannot be run at all is left to `validate.require_readable`
+    # two whole runs where lengths differ; what cannot be run at all is left to `validate_prompts.require_readable`
     keys = {
         i: (min(first, read[0]), length)
         for i, (first, read, length) in enumerate(zip(task.first_difference, task.places, task.lengths, strict=True))
@@ -71,7 +71,7 @@ def alike(decoder: Decoder, groups: Sequence[tuple[int, int]], lengths: Sequence
     if decoder.has_mixers:
         return False  # their states cannot be had for a prefix alone
     if decoder.positions is not None and longest > decoder.positions:
-        return False  # it cannot be run at all, which `validate.require_readable` says
+        return False  # it cannot be run at all, which `validate_prompts.require_readable` says
     asked = {*groups, *((length, longest) for length in (min(lengths),) if length < longest)}
     asked = {key for key in asked if key[0]}
     with borrowed(decoder):

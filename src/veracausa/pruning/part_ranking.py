@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class PartRanking(Shown):
     """Parts in the order in which they are cut; made by `vc.pruning.rank`.
 
-    `how`: what ranks them (`measures.RANKINGS`). `values`: the measure of each task, at least 0, larger where a part is
+    `how`: what ranks them (`names.RANKINGS`). `values`: the measure of each task, at least 0, larger where a part is
     worth more. `order`: indices of the parts, the first to be cut first. `tasks`: headers of the tasks. `settings`: all
     else that the order depends on.
 
