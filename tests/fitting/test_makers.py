@@ -97,6 +97,9 @@ def test_directions_take_what_they_span(lm):
     assert float((dic.error(x[None], x[None]) @ gram.T).abs().max()) < 1e-10  # the error is at right angles to both
     assert dic.labels == ("truth", "tense") and dic.name == "mine"
     assert vc.directions(lm, torch.stack([a, b]).numpy(), "r1").labels == ("v0", "v1")
+    away = vc.directions(lm, gram, "r1", center=x - 2 * a)  # x − center is 2a, which is what comes back
+    torch.testing.assert_close(away.encode(x[None])[0], torch.tensor([2.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(away.decode(away.encode(x[None]))[0], x)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,12 @@ def test_a_draw_is_repeated_and_its_numbers_are_those_of_networkx():
     assert all(graph.nodes[a]["step"] + 1 == graph.nodes[b]["step"] for a, b in graph.edges)
 
 
+def test_with_a_higher_resolution_modules_are_smaller():
+    """At 0.05 the expected weight hardly counts, so that weak edges, too, make one module of all."""
+    sizes = [vc.interplay.modules(planted(3), keep=36, resolution=one).sizes.tolist() for one in (0.05, 1.0, 4.0)]
+    assert sizes == [[24], [8, 8, 8], [2] * 12]
+
+
 def test_weights_are_normalised_within_two_neighbouring_sites():
     found = planted(2)
     share = vc.interplay.modules(found, keep=10)
