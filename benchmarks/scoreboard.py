@@ -5,8 +5,8 @@ earns nothing, what flips the answers, how much an adversary needs, what the cir
 and price. With several draws all this is done anew with other pairs, to be scored and to be judged on, and means over
 draws and tasks are told with errors over draws and over pairs. Scores, pieces and the board so far are kept in OUT as
 they end, so that a time limit loses nothing: run it again to go on. Further rankings are added by name in `RANKINGS`;
-"matryoshka+" and "adversarial+" are learned from the iterated ranking on. What learns is dear (140 forward passes of
-the scored pairs, "edge-pruning" 1,380), and not among the usual ones.
+"matryoshka+" and "adversarial+" are learned from the iterated ranking on. What learns is dear (70 to 140 forward passes
+of the scored pairs, "edge-pruning" 650 to 1,380), and not among the usual ones.
 
 `--prices` says what each ranking, and ACDC within the circuit of `eap-ig`, takes in token-layers and in seconds: those
 of this process alone, whatever else the machine does, and in units of `eap`, which is run anew before each. Rows are
