@@ -8,8 +8,9 @@ chosen on half of the pairs, another half in every round. So an edge counts that
 how an adversary breaks a circuit with a third of the edges that one gradient takes. Which edges it takes is in part a
 matter of the pairs: an edge whose slope differs from pair to pair counts for that, too.
 
-Rounds do not come to rest where few edges carry much, and one of them may leave out what breaks the circuit. So every
-round's circuit is tried (`strain`), and the one that moves least is taken.
+Rounds do not come to rest where few edges carry much, and the last may leave out what breaks its circuit. So every
+round's circuit is tried (`strain`); where the last one is broken, the one that is moved least is taken (`taken`).
+Smaller differences say nothing about how many others an adversary needs.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: How much the squared error of a mean slope counts beside its square: an adversary's pairs and these are both drawn.
 SPREAD = 2.0
+#: A circuit is broken where f moves from 1 by more.
+BROKEN = 0.5
 
 
 def guarded(
@@ -79,6 +82,15 @@ def strain(
             fs.append(float(judged.measured.f_of(metric.double())))
         moved.append(way * (1 - float(np.mean(fs))))
     return max(moved)
+
+
+def taken(strains: Sequence[float]) -> int:
+    """Which of the rounds' circuits is taken: the last, or, where that is broken, the one that is moved least.
+
+    >>> taken([0.3, 0.2, 0.4]), taken([0.3, 0.2, 0.9])
+    (2, 1)
+    """
+    return len(strains) - 1 if strains[-1] <= BROKEN else int(np.argmin(strains))
 
 
 def _restored(

@@ -17,7 +17,7 @@ on two halves of them take turns: a round scores on one and runs its circuits on
 all pairs, and the strongest by the mean of these rounds' scores make the next circuit, which so comes to rest. An edge
 that would do much if it were restored comes in, for one that does little; so what an adversary restores first
 (`attacks`) is no longer outside. An edge that is in counts `STAYS` times. With a `guard` edges are scored where an
-adversary has restored some others, too, and of all these circuits the one that it moves least is taken (`guarding`).
+adversary has restored some others, too; a last circuit that it breaks gives way to an earlier one (`guarding`).
 
 The defaults are what held on six tasks (docs/results/circuits.md): by |gradient|, 5 rounds of 3 points; balanced, 7
 rounds of 2.
@@ -43,7 +43,7 @@ from veracausa.choices import IteratedBy, Loss
 from veracausa.circuits.runs.recorded import Recorded, planned_record, record
 from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.circuits.selection.balancing import BEGIN, TRIES, balanced, strength
-from veracausa.circuits.selection.guarding import guarded, pair_slopes, strain
+from veracausa.circuits.selection.guarding import guarded, pair_slopes, strain, taken
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import wiring_of
 from veracausa.engine.guard import attention_function
@@ -230,16 +230,15 @@ class IterateWork:
             with call.anew():
                 slopes = pair_slopes(recorded, self.edges, kept, call.tick)
                 tried.append((strain(recorded, self.edges, kept, slopes, self.guard[-1]), ranking))
-            ranking = min(tried, key=lambda one: one[0])[1]
+            ranking = tried[taken([moved for moved, _ in tried])][1]
         return ranking, back, reached, [moved for moved, _ in tried if self.guard]
 
     def _taken(self, moves: list[float]) -> str:
         """Which round's circuit was taken, in words; `moves`: strain of those from the first that settles on."""
-        most, first, least = self.guard[-1], len(self.sizes), min(moves)
-        said = listed([f"{one:.2f}" for one in moves])
+        first, said = len(self.sizes), listed([f"{one:.2f}" for one in moves])
         return (
-            f"the circuit of round {first + moves.index(least)} was taken, whose f is moved least, by {least:.2f}, "
-            f"where {most:,} others are restored (rounds from {first} on: {said})"
+            f"the circuit of round {first + taken(moves)} was taken; where {self.guard[-1]:,} others are restored, "
+            f"f of the circuits from round {first} on is moved by {said}"
         )
 
     def _own(self, recorded: list[Recorded], number: int, kept: np.ndarray, tick: Tick) -> tuple[np.ndarray, float]:
