@@ -1,4 +1,4 @@
-"""Bootstrap intervals of agreement: against a plain loop, and their coverage where the truth is known."""
+"""Intervals of agreement: against plain loops, their coverage where the truth is known, and where there are none."""
 
 import dataclasses
 
@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 import veracausa as vc
-from veracausa.statistics.bootstrap import LEAST, with_replacement
-from veracausa.statistics.intervals import DRAWS, agreement_intervals, figures, shares
+from veracausa.statistics.bootstrap import with_replacement
+from veracausa.statistics.intervals import DRAWS, LEAST_OF, agreement_intervals, figures, reliability, shares
 
 RANDOM = np.random.default_rng(3)
 
@@ -42,28 +42,53 @@ def plain_share(values, gap):
     return values[has].sum() / gap[has].sum() if has.any() else np.nan
 
 
+def plain_jackknife(whole, without):
+    """Tukey's interval of a figure, given it and itself without each pair."""
+    n = len(without)
+    pseudo = [n * whole - (n - 1) * one for one in without]  # its mean and standard error are the interval's
+    half = stats.t.ppf(0.975, n - 1) * np.std(pseudo, ddof=1) / np.sqrt(n)
+    return np.mean(pseudo) - half, np.mean(pseudo) + half
+
+
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("signed", [True, False])
-def test_equal_a_plain_loop_over_draws(signed, missing):
+def test_equal_plain_loops(signed, missing):
     exact, estimate, gap = _scores(pairs=130)
     if missing:  # prompts of two lengths: half of the pairs lack the last ten units
         exact[::2, 20:] = estimate[::2, 20:] = np.nan
     found = agreement_intervals(exact, estimate, (gap, gap), signed=signed, top=5, seed=4)
-    drawn = {name: [] for name in found}
-    for weights in [np.ones(130, int), *with_replacement(130, 130, DRAWS, 4).astype(int)]:
-        which = np.repeat(np.arange(130), weights)
+
+    def of(which):
         x, y = (np.array([plain_share(u, gap[which]) for u in scores[which].T]) for scores in (exact, estimate))
-        for name, value in plain_figures(x, y, signed, 5).items():
-            drawn[name].append(value)
-    expected = {name: [np.nan, np.nan] for name in found}  # Spearman and the median |error| have none
-    own, *z = np.arctanh(drawn["r"])
-    expected["r"] = np.tanh(2 * own - np.quantile(z, [0.975, 0.025]))
-    expected["jaccard"] = np.quantile(drawn["jaccard"][1:], [0.025, 0.975])
+        return plain_figures(x, y, signed, 5)
+
+    every = np.arange(130)
+    whole, without = of(every), [of(np.delete(every, i)) for i in every]
+    drawn = [of(np.repeat(every, weights))["jaccard"] for weights in with_replacement(130, 130, DRAWS, 4).astype(int)]
+    expected = {name: (np.nan, np.nan) for name in found}  # Spearman and the median |error| have none
+    expected["jaccard"] = np.quantile(drawn, [0.025, 0.975])
+    expected["r"] = np.tanh(plain_jackknife(np.arctanh(whole["r"]), [np.arctanh(one["r"]) for one in without]))
     if signed:
-        expected["slope"] = 2 * drawn["slope"][0] - np.quantile(drawn["slope"][1:], [0.975, 0.025])
+        expected["slope"] = plain_jackknife(whole["slope"], [one["slope"] for one in without])
     for name, interval in expected.items():
-        np.testing.assert_allclose(found[name], interval, rtol=1e-9)
+        np.testing.assert_allclose(found[name], interval, rtol=1e-7)  # n times differences of a 130th each
+
+
+def test_units_that_differ_by_chance_have_none():
+    """Noise as large as what units differ by: a slope of few pairs is flattened, and no interval would hold the true one."""
+    exact, estimate, gap = _scores(pairs=64, noise=8.0)
+    assert reliability(exact, np.ones(64)) < 0.7
+    found = agreement_intervals(exact, estimate, (gap, gap), signed=True, top=5)
+    assert [name for name, interval in found.items() if np.isfinite(interval).all()] == ["jaccard"]
+
+
+def test_reliability_is_the_share_of_the_spread_that_is_not_noise():
+    exact, _, gap = _scores(pairs=40, noise=2.0)
+    share, units = exact.sum(0) / gap.sum(), exact.shape[1]
+    error = [np.std((exact[:, u] - share[u] * gap) / gap.mean(), ddof=1) / np.sqrt(40) for u in range(units)]
+    assert reliability(exact, gap) == pytest.approx(1 - np.square(error).mean() / share.var())
+    assert reliability(np.tile(RANDOM.normal(size=9), (5, 1)), np.ones(5)) == 1.0
 
 
 def test_a_unit_that_a_draw_lacks_is_left_out_of_that_draw():
@@ -77,7 +102,7 @@ def test_a_unit_that_a_draw_lacks_is_left_out_of_that_draw():
         assert figures(x, y, signed=True, top=2)[name][row] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("pairs", [1, 3, LEAST - 1])
+@pytest.mark.parametrize("pairs", [1, 3, LEAST_OF["jaccard"] - 1])
 def test_few_pairs_have_none(pairs):
     exact, estimate, gap = _scores(pairs)
     found = agreement_intervals(exact, estimate, (gap, gap), signed=True, top=2)
@@ -85,53 +110,61 @@ def test_few_pairs_have_none(pairs):
 
 
 def test_a_unit_that_few_pairs_have_leaves_none():
-    exact, estimate, gap = _scores(2 * LEAST)
-    exact[: LEAST + 1, 3] = np.nan
+    exact, estimate, gap = _scores(LEAST_OF["r"])
+    exact[:1, 3] = np.nan
     assert np.isnan(agreement_intervals(exact, estimate, (gap, gap), signed=True, top=2)["r"]).all()
 
 
 def test_covers_the_slope_of_all_pairs_about_as_often_as_it_says():
-    """Pairs are drawn from a thousand whose slope is known; 95% intervals of 20 pairs should mostly hold it."""
-    units = 40
-    unit = RANDOM.normal(size=units)
-    every = unit + 0.5 * RANDOM.normal(size=(1000, units))
-    wobble = 1 + 0.3 * RANDOM.normal(size=(1000, 1))
+    """Pairs are drawn from a thousand whose slope is known; 95% intervals of 64 pairs should mostly hold it."""
+    units, random = 40, np.random.default_rng(1)
+    unit = random.normal(size=units)
+    every = unit + 0.5 * random.normal(size=(1000, units))
+    wobble = 1 + 0.3 * random.normal(size=(1000, 1))
     estimates, gap = every * wobble, np.ones(1000)
     truth = stats.linregress(every.mean(0), estimates.mean(0)).slope
     held = 0
     for _ in range(200):
-        which = RANDOM.permutation(1000)[:20]
+        which = random.permutation(1000)[:64]
         low, high = agreement_intervals(every[which], estimates[which], (gap[which],) * 2, signed=True, top=5)["slope"]
         held += low <= truth <= high
-    # percentile intervals of 20 are a little short: 90 to 95% of 200, with a standard deviation of 4
-    assert held > 165
+    assert held > 180  # 95% of 200 are 190, with a standard deviation of 3
 
 
 def test_every_figure_has_its_own_least():
-    exact, estimate, gap = _scores(LEAST)
-    found = agreement_intervals(exact, estimate, (gap, gap), signed=True, top=5)
-    assert [name for name, interval in found.items() if np.isfinite(interval).all()] == ["slope", "jaccard"]
+    for pairs, expected in ((LEAST_OF["jaccard"], ["jaccard"]), (LEAST_OF["r"], ["r", "slope", "jaccard"])):
+        exact, estimate, gap = _scores(pairs)
+        found = agreement_intervals(exact, estimate, (gap, gap), signed=True, top=5)
+        assert [name for name, interval in found.items() if np.isfinite(interval).all()] == expected
 
 
 def test_agreement_carries_them(tiny, task_of):
-    lm, task = tiny("llama"), task_of((5, 6), n=LEAST, seed=5)
+    lm, task = tiny("llama"), task_of((5, 6), n=16, seed=5)
     exact, estimate = vc.exact(lm, task, show_progress=False), vc.attribute(lm, task, show_progress=False)
     found = vc.agreement(estimate, exact)
-    assert np.isfinite(found.intervals["slope"]).all() and "(no interval under 64 pairs)" in repr(found)
-    four = {name: getattr(exact, name).repeat(4, *[1] * (getattr(exact, name).ndim - 1)) for name in
-            ("values", "clean", "corrupted")}  # fmt: skip
-    many = dataclasses.replace(exact, **four)
-    found = vc.agreement(dataclasses.replace(estimate, **four | {"values": estimate.values.repeat(4, 1)}), many)
+    assert "(no interval under 64 pairs)" in repr(found)
+
+    def often(scores, values):
+        """The same units over the pairs four times, with these values."""
+        held = {name: getattr(scores, name).repeat(4, *[1] * (getattr(scores, name).ndim - 1)) for name in
+                ("clean", "corrupted")}  # fmt: skip
+        return dataclasses.replace(scores, values=values.repeat(4, 1), **held)
+
+    found = vc.agreement(often(estimate, estimate.values), often(exact, exact.values))
+    assert found.spread == "no interval: the pairs differ too much" and found.spread in repr(found)
+    gaps = (exact.gap / exact.gap.mean())[:, None]
+    alike = [often(one, one.mean() * gaps + 0.001 * one.values) for one in (estimate, exact)]
+    found = vc.agreement(*alike)
     low, high = found.intervals["r"]
     assert low < high and f"(95% {low:+.3f} … {high:+.3f})" in repr(found)
 
 
 def test_missing_positions_do_not_count_as_zero(tiny, task_of):
     """Prompts of several lengths, position by position: the interval is about the figure that is shown."""
-    lm, task = tiny("llama"), task_of((5, 5, 7), n=3 * LEAST, seed=5)
+    lm, task = tiny("llama"), task_of((5, 5, 7), n=3 * LEAST_OF["jaccard"], seed=5)
     exact = vc.exact(lm, task, units="heads@positions", show_progress=False)
     estimate = vc.attribute(lm, task, units="heads@positions", show_progress=False)
     found = vc.agreement(estimate, exact)
-    low, high = found.intervals["slope"]
-    assert low <= found.slope <= high and found.fewest == LEAST
+    low, high = found.intervals["jaccard"]
+    assert low <= found.jaccard(10) <= high and found.fewest == LEAST_OF["jaccard"]
     assert "pooled by their index" in estimate.describe() and "pooled by their index" in repr(found)

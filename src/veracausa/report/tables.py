@@ -123,7 +123,7 @@ def _cell(value: Any) -> Any:
 
 #: Figures of agreement that have an interval in the table.
 _RANGED = tuple(LEAST_OF)
-_OVER_PAIRS = "95 % bootstrap interval over pairs"
+_OVER_PAIRS = "95 % interval over pairs; none where pairs differ too much (statistics.intervals)"
 
 
 def _range(interval: tuple[float, float]) -> str:
@@ -155,9 +155,9 @@ def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequen
         *([Column("r 95%", "95 %", help=_OVER_PAIRS)] if panel.exact.n >= LEAST_OF["r"] else []),
         Column("spearman", "Spearman", "plain"),
         Column("slope", "slope", "plain", 2),
-        *([Column("slope 95%", "95 %", help=_OVER_PAIRS)] if several else []),
+        *([Column("slope 95%", "95 %", help=_OVER_PAIRS)] if panel.exact.n >= LEAST_OF["slope"] else []),
         Column("jaccard", f"Jaccard@{top}", "plain", 2),
-        *([Column("jaccard 95%", "95 %", help=_OVER_PAIRS)] if several else []),
+        *([Column("jaccard 95%", "95 %", help=_OVER_PAIRS)] if panel.exact.n >= LEAST_OF["jaccard"] else []),
         Column("sign errors", "wrong signs", "whole", help="among strong units: exact effect over 1 % of the gap"),
         Column("of strong", "of", "whole", help="strong units: exact effect over 1 % of the gap"),
         Column("median |error|", "median |error|", "plain", 5),

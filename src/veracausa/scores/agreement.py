@@ -166,7 +166,7 @@ class Agreement(Shown):
         least = LEAST_OF["r"]
         if self.n >= least > self.fewest:
             return f"no interval: some unit is in {self.fewest:,} pairs, under {least}"
-        return "no interval" if self.n >= least else f"no interval under {least} pairs"
+        return "no interval: the pairs differ too much" if self.n >= least else f"no interval under {least} pairs"
 
     @property
     def sentences(self) -> tuple[str, ...]:

@@ -5,22 +5,29 @@ same draw for both tables, which are about the same pairs); means of both are ta
 that have the unit (NaN: a pair without that position), divided by the mean gap of these same pairs; a unit that no pair
 of the draw has is left out of that draw's figures, as a unit that no pair has is of the figures themselves.
 
-Means of few pairs hold noise, which lowers r, and means of draws hold it twice. So intervals of r and of the slope are
-pivotal, 2 · figure − percentiles of the draws (97.5th and 2.5th), r on Fisher's scale; that of Jaccard runs between the
-percentiles. Simulated (benchmarks/coverage.py), nominal 95% holds in 90% or more from `LEAST_OF` pairs on (r: in 89, 95
-and 96% of three populations at 64), which each compared unit must have; below there is no interval. Spearman's r and
-the median |error| hang on the many weak units, which are mostly noise: theirs held in 87% and 80% with as many pairs or
-more, so they have none. No interval says anything about units or tasks that were not looked at.
+Means of few pairs hold noise, which lowers r and the slope. So their intervals are Tukey's jackknife, r on Fisher's
+scale: with θ₋ᵢ the figure without pair i, and θ̄ the mean of these,
+
+    n · θ − (n − 1) · θ̄ ± t · √((n − 1) / n · Σ (θ₋ᵢ − θ̄)²)          t: Student's, n − 1 degrees of freedom
+
+which takes out what noise does to first order. Where noise is more than that, no interval of so few pairs holds: there
+is none unless both tables are `reliability` .95 or more. That of Jaccard runs between percentiles of bootstrap draws.
+Drawn from populations of real effects (benchmarks/coverage.py), nominal 95% then holds in 90% or more from `LEAST_OF`
+pairs on, which each compared unit must have; below there is no interval. Spearman's r and the median |error| hang on
+the many weak units, which are mostly noise: theirs held in 87% and 80% with as many pairs or more, so they have none.
+No interval says anything about units or tasks that were not looked at.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from scipy import stats
 
-from veracausa.statistics.bootstrap import LEAST, with_replacement
+from veracausa.statistics.bootstrap import with_replacement
+from veracausa.statistics.ratios import ratios
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -30,12 +37,16 @@ DRAWS = 400
 FIGURES = ("r", "spearman", "slope", "jaccard", "median |error|")
 
 #: Figures that have an interval → fewest pairs that it is given for.
-LEAST_OF = {"r": 64, "slope": LEAST, "jaccard": LEAST}
+LEAST_OF = {"r": 64, "slope": 64, "jaccard": 32}
+#: Share of the spread of units' means that must be more than noise of the pairs, for an interval of r or of the slope.
+RELIABLE = 0.95
 
 Interval = tuple[float, float]
 #: r is taken as this at most, where Fisher's scale ends.
 _ONE = 1 - 1e-12
 NO_INTERVAL: Interval = (float("nan"), float("nan"))
+#: Numbers of one block of shares without single pairs.
+_BLOCK = 4_000_000
 
 
 def shares(
@@ -66,7 +77,7 @@ def figures(
         return {
             "r": _correlations(x, y),
             "spearman": _correlations(*ranks),
-            "slope": _covariances(x, y) / _covariances(x, x) if signed else np.full(len(x), np.nan),
+            "slope": _slopes(x, y) if signed else np.full(len(x), np.nan),
             "jaccard": _jaccards(np.abs(x), np.abs(y), top),
             "median |error|": np.nanmedian(np.abs(y - x), axis=1) if both.any(1).all() else np.full(len(x), np.nan),
         }
@@ -92,15 +103,38 @@ def agreement_intervals(
     found = dict.fromkeys(FIGURES, NO_INTERVAL)
     if known < min(LEAST_OF.values()):
         return found
-    weights = with_replacement(pairs, pairs, draws, seed)
-    x, y = (
-        shares(values, gap, np.vstack([np.ones((1, pairs)), weights]))  # the pairs as they are, and then the draws
-        for values, gap in zip((exact, estimate), gaps, strict=True)
-    )
-    if not signed:
-        x, y = np.abs(x), np.abs(y)
-    every = figures(x, y, signed=signed, top=top)
-    return found | {name: _interval(name, every[name]) for name, least in LEAST_OF.items() if known >= least}
+    tables = tuple(zip((exact, estimate), gaps, strict=True))
+    if known >= LEAST_OF["jaccard"]:
+        weights = with_replacement(pairs, pairs, draws, seed)
+        x, y = (np.abs(shares(values, gap, weights)) for values, gap in tables)
+        found["jaccard"] = _percentiles(_jaccards(x, y, top))
+    if known >= LEAST_OF["r"] and min(reliability(*table) for table in tables) >= RELIABLE:
+        found |= {name: _jackknifed(name, each) for name, each in _without_each(tables, signed).items()}
+    return found
+
+
+def reliability(values: Float[np.ndarray, "pairs units"], gap: Float[np.ndarray, " pairs"]) -> float:
+    """1 − mean of SE² / variance over units, of units' shares: how much of their spread is more than noise of the pairs.
+
+    1: every pair says the same of every unit; 0 or below: units differ by no more than chance. NaN: no error is known.
+    """
+    found, error, _ = (each.numpy() for each in ratios(torch.from_numpy(values), torch.from_numpy(gap)))
+    spread = float(found.var())
+    return 1 - float(np.square(error).mean()) / spread if spread > 0 else float("nan")
+
+
+def _without_each(tables: Any, signed: bool) -> dict[str, Float[np.ndarray, " rows"]]:
+    """r and, if signed, the slope over all pairs, and then without each one of them."""
+    pairs, units = tables[0][0].shape
+    each, found = np.vstack([np.ones((1, pairs)), 1 - np.eye(pairs)]), []
+    rows = max(1, _BLOCK // units)
+    for first in range(0, len(each), rows):
+        x, y = (shares(values, gap, each[first : first + rows]) for values, gap in tables)
+        if signed:
+            found.append((_correlations(x, y), _slopes(x, y)))
+        else:
+            found.append((_correlations(np.abs(x), np.abs(y)),))
+    return dict(zip(("r", "slope"), map(np.concatenate, zip(*found, strict=True)), strict=False))
 
 
 def fewest(*tables: Float[np.ndarray, "pairs units"]) -> int:
@@ -109,18 +143,27 @@ def fewest(*tables: Float[np.ndarray, "pairs units"]) -> int:
     return int(has.sum(0).min())
 
 
-def _interval(name: str, found: Float[np.ndarray, " draws"]) -> Interval:
-    """The interval of a figure, given it and then its draws; NaN where one of them has no such figure."""
+def _percentiles(draws: Float[np.ndarray, " draws"]) -> Interval:
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _jackknifed(name: str, found: Float[np.ndarray, " rows"]) -> Interval:
+    """The interval of a figure, given it and then itself without each pair; NaN where one of them has no such figure."""
     if not np.isfinite(found).all():
         return NO_INTERVAL
-    if name == "jaccard":
-        low, high = np.quantile(found[1:], [0.025, 0.975])
-        return float(low), float(high)
     scaled = np.arctanh(np.clip(found, -_ONE, _ONE)) if name == "r" else found
-    low, high = np.quantile(scaled[1:], [0.025, 0.975])
-    ends = 2 * scaled[0] - high, 2 * scaled[0] - low
+    n, without = len(found) - 1, scaled[1:]
+    middle = n * scaled[0] - (n - 1) * without.mean()
+    half = stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
+    ends = np.array([middle - half, middle + half])
     low, high = np.tanh(ends) if name == "r" else ends
     return float(low), float(high)
+
+
+def _slopes(x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " draws"]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(_covariances(x, y) / _covariances(x, x))
 
 
 def _covariances(x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " draws"]:
@@ -130,7 +173,8 @@ def _covariances(x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " draws"]:
 
 
 def _correlations(x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " draws"]:
-    return np.asarray(_covariances(x, y) / np.sqrt(_covariances(x, x) * _covariances(y, y)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(_covariances(x, y) / np.sqrt(_covariances(x, x) * _covariances(y, y)))
 
 
 def _jaccards(x: np.ndarray, y: np.ndarray, top: int) -> Float[np.ndarray, " draws"]:
