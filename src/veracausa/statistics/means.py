@@ -36,7 +36,7 @@ def stderr(values: Float[np.ndarray, "examples units"]) -> Float[np.ndarray, " u
 
 def differs(values: Float[np.ndarray, "examples units"]) -> Float[np.ndarray, " units"]:
     """p-values of H0: the mean over examples is 0 (two-sided)."""
-    return 2 * np.minimum(exceeds(values, 0.0), exceeds(-values, 0.0))
+    return np.minimum(1.0, 2 * np.minimum(exceeds(values, 0.0), exceeds(-values, 0.0)))
 
 
 def exceeds(values: Float[np.ndarray, "examples units"], bound: float) -> Float[np.ndarray, " units"]:

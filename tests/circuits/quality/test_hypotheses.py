@@ -110,6 +110,13 @@ def test_chance_is_not_better_than_chance(tiny, task_of):
     assert np.mean([one.rejected for one in verdicts]) <= 0.05 + 3 * (0.05 * 0.95 / 60) ** 0.5
 
 
+def test_one_pair_decides_no_independence(sort):
+    """What one pair says is "the same on every pair" for any circuit."""
+    lm, task, true = sort
+    one = run(lm, task[:1], Circuit.from_names(lm, true), draws=20)
+    assert [verdict.holds for verdict in one.verdicts if verdict.test == "independence"] == [None]
+
+
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
 def test_other_ablations_are_those_of_faithfulness(tiny, task_of, ablation):

@@ -65,8 +65,8 @@ class Attempt:
 class Radius(NamedTuple):
     """The largest budget tried that leaves f inside, and the smallest that does not (None: none was found).
 
-    `interval`: of the latter over draws of pairs with replacement, attempts held fixed (None: fewer than 16 pairs; an
-    end of infinity: not reached in that draw).
+    `interval`: 90%, of the latter over draws of pairs with replacement, attempts held fixed (None: fewer than 16 pairs;
+    an end of infinity: not reached in that draw).
     """
 
     inside: float

@@ -53,7 +53,7 @@ _DRAWS, _ENDS, _SEED = 1000, (0.05, 0.95), 0
 class Reach(NamedTuple):
     """The smallest size tried at which a share has flipped (`at`; None: at none), and the largest tried `below` it.
 
-    `interval`: of `at`, over draws of pairs with replacement (None: fewer than 16 pairs can flip; infinity: not
+    `interval`: 90%, of `at`, over draws of pairs with replacement (None: fewer than 16 pairs can flip; infinity: not
     reached in that draw).
     """
 

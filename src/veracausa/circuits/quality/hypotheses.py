@@ -336,7 +336,7 @@ def _independence(
         meaning, holds = "says nothing: the run with nothing kept follows the model's metric, too", None
     elif rejected:
         meaning = "without the circuit the model's behaviour still shows"
-    elif np.ptp(rest) == 0:
+    elif np.ptp(rest) == 0 and len(rest) > 1:
         meaning = "without the circuit M is the same on every pair"
     elif math.factorial(min(len(full), 20)) * alpha < 1 or (1 + permutations) * alpha < 1:
         meaning, holds = "too few pairs or permutations to tell", None
