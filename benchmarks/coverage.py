@@ -3,12 +3,14 @@
 Populations of 2,000 pairs are made whose figures are known: 60 units of which eight are strong; effects grow and shrink
 together from pair to pair (so does the gap) and scatter by themselves, with normal noise, heavy tails (Student's t of 4
 degrees) or sizes that vary lognormally; an estimate takes each unit by a wrong factor and adds noise of its own. Others
-are made of real effects, exact and estimated, over 600 pairs of compiled programs and of the trained model. Pairs are drawn from them, intervals are taken as the library takes them, and it is counted how often they hold the
-population's figure: figures of agreement (`statistics.intervals`), a share of the gap ± Student's t times its standard
-error (`statistics.ratios`), and the bootstrap interval of a mean effect, by which `vc.select(bootstrap=…)` filters.
+are made of real effects, exact and estimated, over 600 pairs of compiled programs and of the trained model. Pairs are
+drawn from them, intervals are taken as the library takes them, and it is counted how often they hold the population's
+figure: figures of agreement (`statistics.intervals`), a share of the gap ± Student's t times its standard error
+(`statistics.ratios`), and the bootstrap interval of a mean effect, by which `vc.select(bootstrap=…)` filters.
 
-The criterion: nominal 95% holds in at least 90% of the draws that have an interval, in each population; what misses it has
-no interval. "given": in how many draws the tables are reliable enough for one of r and of the slope (`intervals.RELIABLE`).
+The criterion: nominal 95% holds in at least 90% of the draws that have an interval, in each population; what misses it
+has no interval. "given": in how many draws the tables are reliable enough for one of r and of the slope
+(`intervals.RELIABLE`).
 
     python benchmarks/coverage.py
 """

@@ -56,8 +56,7 @@ def test_region(base):
 
 
 def test_units_without_effect_are_listed_as_seldom_as_is_said(base):
-    """No unit does anything, and noise is far above `small`: the false discovery rate is the share of lists that are not
-    empty."""
+    """No unit does anything, and noise is far above `small`: the false discovery rate is how many lists have a unit."""
     lists = [
         GeneralPurpose(made_up(base["counterfactual"], [], 0.0005, seed), made_up(base["mean"], [], 2.0, 1000 + seed),
                        None, 0.05, 0.02).found

@@ -66,7 +66,7 @@ def test_equal_plain_loops(signed, missing):
     every = np.arange(130)
     whole, without = of(every), [of(np.delete(every, i)) for i in every]
     drawn = [of(np.repeat(every, weights))["jaccard"] for weights in with_replacement(130, 130, DRAWS, 4).astype(int)]
-    expected = {name: (np.nan, np.nan) for name in found}  # Spearman and the median |error| have none
+    expected = dict.fromkeys(found, (np.nan, np.nan))  # Spearman and the median |error| have none
     expected["jaccard"] = np.quantile(drawn, [0.025, 0.975])
     expected["r"] = np.tanh(plain_jackknife(np.arctanh(whole["r"]), [np.arctanh(one["r"]) for one in without]))
     if signed:
@@ -76,7 +76,7 @@ def test_equal_plain_loops(signed, missing):
 
 
 def test_units_that_differ_by_chance_have_none():
-    """Noise as large as what units differ by: a slope of few pairs is flattened, and no interval would hold the true one."""
+    """Noise as large as what units differ by flattens the slope of few pairs; no interval would hold the true one."""
     exact, estimate, gap = _scores(pairs=64, noise=8.0)
     assert reliability(exact, np.ones(64)) < 0.7
     found = agreement_intervals(exact, estimate, (gap, gap), signed=True, top=5)

@@ -114,7 +114,7 @@ def agreement_intervals(
 
 
 def reliability(values: Float[np.ndarray, "pairs units"], gap: Float[np.ndarray, " pairs"]) -> float:
-    """1 − mean of SE² / variance over units, of units' shares: how much of their spread is more than noise of the pairs.
+    """1 − mean SE² / variance over units, of units' shares: how much of their spread is more than noise of the pairs.
 
     1: every pair says the same of every unit; 0 or below: units differ by no more than chance. NaN: no error is known.
     """
@@ -149,7 +149,7 @@ def _percentiles(draws: Float[np.ndarray, " draws"]) -> Interval:
 
 
 def _jackknifed(name: str, found: Float[np.ndarray, " rows"]) -> Interval:
-    """The interval of a figure, given it and then itself without each pair; NaN where one of them has no such figure."""
+    """The interval of a figure, given it and then itself without each pair; NaN where one has no such figure."""
     if not np.isfinite(found).all():
         return NO_INTERVAL
     scaled = np.arctanh(np.clip(found, -_ONE, _ONE)) if name == "r" else found
