@@ -47,10 +47,10 @@ class Agreement(Shown):
     `names`, `exact`, `estimate`: the compared units and their normalised scores. `sign_errors` of `strong` units have
     the wrong sign. `model`, `task`: of both; `settings`: of the estimate. `residual`: completeness residual of the
     estimate, in units of the gap (None if not promised). `intervals`: 95% intervals over the `n` pairs of "r", "slope"
-    and "jaccard" (NaN where some unit is in too few pairs, `fewest`, or pairs differ too much
-    to tell the units apart; the other figures have none); see `statistics.intervals`. `unit`: of the estimate, if it is no effect on the metric; then sizes are not compared
-    (NaN). `cautions`: what to tell with every figure, such as that the gap is inverted. `against`: what it is held
-    against, in words, if that is another estimate.
+    and "jaccard" (NaN where some unit is in too few pairs, `fewest`, or pairs differ too much to tell the units apart;
+    the other figures have none); see `statistics.intervals`. `unit`: of the estimate, if it is no effect on the metric;
+    then sizes are not compared (NaN). `cautions`: what to tell with every figure, such as that the gap is inverted.
+    `against`: what it is held against, in words, if that is another estimate.
 
     >>> found = vc.agreement(vc.attribute(lm, task, method="atp"), vc.exact(lm, task))
     >>> found.r, found.sign_errors, found.outliers[:5]

@@ -126,15 +126,13 @@ def reliability(values: Float[np.ndarray, "pairs units"], gap: Float[np.ndarray,
 def _without_each(tables: Any, signed: bool) -> dict[str, Float[np.ndarray, " rows"]]:
     """r and, if signed, the slope over all pairs, and then without each one of them."""
     pairs, units = tables[0][0].shape
-    each, found = np.vstack([np.ones((1, pairs)), 1 - np.eye(pairs)]), []
-    rows = max(1, _BLOCK // units)
+    each, rows = np.vstack([np.ones((1, pairs)), 1 - np.eye(pairs)]), max(1, _BLOCK // units)
+    r, slope = [], []
     for first in range(0, len(each), rows):
         x, y = (shares(values, gap, each[first : first + rows]) for values, gap in tables)
-        if signed:
-            found.append((_correlations(x, y), _slopes(x, y)))
-        else:
-            found.append((_correlations(np.abs(x), np.abs(y)),))
-    return dict(zip(("r", "slope"), map(np.concatenate, zip(*found, strict=True)), strict=False))
+        r.append(_correlations(x, y) if signed else _correlations(np.abs(x), np.abs(y)))
+        slope.append(_slopes(x, y))
+    return {"r": np.concatenate(r)} | ({"slope": np.concatenate(slope)} if signed else {})
 
 
 def fewest(*tables: Float[np.ndarray, "pairs units"]) -> int:

@@ -20,9 +20,9 @@ circuit may have fewer edges than were asked for; `Circuit.settings` holds both 
 notes say so, and from which size on there is something.
 
 **Bootstrap filter.** Only edges whose percentile interval over bootstrap draws of the examples excludes 0 may be
-chosen; no correction for the number of edges is made, so at 95% at least one in twenty of the edges without any effect
-passes: simulated, 7.6% of normal and 16% of lognormal effects over 16 pairs, 5.5 and 9% over 64. Few examples have no such
-interval (`statistics.bootstrap.LEAST`).
+chosen; no correction for the number of edges is made, so at 95% one in twenty of the edges without any effect passes,
+or more: simulated, 7.6% of normal and 16% of lognormal effects over 16 pairs, 5.5 and 9% over 64. Few examples have no
+such interval (`statistics.bootstrap.LEAST`).
 """
 
 from __future__ import annotations
