@@ -12,6 +12,8 @@ def test_equal_scipys():
     np.testing.assert_allclose(differs(values), stats.ttest_1samp(values, 0.0).pvalue, rtol=1e-12)
     one_sided = stats.ttest_1samp(values, 0.1, alternative="greater").pvalue
     np.testing.assert_allclose(exceeds(values, 0.1), one_sided, rtol=1e-12)
+    other = stats.ttest_1samp(values, -0.1, alternative="less").pvalue
+    np.testing.assert_allclose(differs(values, 0.1), np.minimum(1, 2 * np.minimum(one_sided, other)), rtol=1e-12)
 
 
 @pytest.mark.parametrize(("all_are", "p"), [(0.0, 1.0), (0.5, 0.0), (-0.5, 0.0)])

@@ -6,7 +6,7 @@ its own information is taken away: a large effect of mean ablation. Effects are 
 its mean |E by ablation| is over `large` and two statements hold beyond chance (t-tests over examples; a unit's p-value
 is the larger of the two; false discovery rate of the list at most 5%, Benjamini–Hochberg over all units):
 
-* |E by ablation| is over `small` (the one-sided p twice, at most 1: either sign is taken, as the mean has it);
+* |E by ablation| is over `small` (two-sided, since either sign is taken);
 * |E by counterfactual| is under `small` (two one-sided tests: equivalence; "not significant" would not do).
 
 For these units the ablation is repeated in the corrupted run, M(x′ with u ablated) − M(x′): needed on both prompts, it
@@ -27,7 +27,7 @@ from veracausa.scores.bundles import read_all, write_all
 from veracausa.scores.files import same_table
 from veracausa.scores.made_of import MadeOfScores
 from veracausa.scores.scores import Scores
-from veracausa.statistics.means import LEVEL, exceeds, magnitude, within
+from veracausa.statistics.means import LEVEL, differs, within
 from veracausa.statistics.ratios import ratios, share_of_gap
 from veracausa.storage.files import at
 from veracausa.storage.schema import number, reading, text
@@ -92,8 +92,7 @@ class GeneralPurpose(MadeOfScores):
     def p(self) -> np.ndarray:
         """p-value of every unit, adjusted for the false discovery rate; NaN for a single pair."""
         by_counterfactual, by_ablation = self.shares
-        needed = np.minimum(1.0, 2 * exceeds(magnitude(by_ablation), self.small))  # its mean chose the side: twice
-        both = np.maximum(needed, within(by_counterfactual, self.small))
+        both = np.maximum(differs(by_ablation, self.small), within(by_counterfactual, self.small))
         return both if np.isnan(both).any() else np.asarray(stats.false_discovery_control(both))
 
     @property

@@ -130,8 +130,9 @@ def _without_each(tables: Any, signed: bool) -> dict[str, Float[np.ndarray, " ro
     r, slope = [], []
     for first in range(0, len(each), rows):
         x, y = (shares(values, gap, each[first : first + rows]) for values, gap in tables)
-        r.append(_correlations(x, y) if signed else _correlations(np.abs(x), np.abs(y)))
-        slope.append(_slopes(x, y))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            r.append(_correlations(x, y) if signed else _correlations(np.abs(x), np.abs(y)))
+            slope.append(_slopes(x, y))
     return {"r": np.concatenate(r)} | ({"slope": np.concatenate(slope)} if signed else {})
 
 
@@ -160,8 +161,7 @@ def _jackknifed(name: str, found: Float[np.ndarray, " rows"]) -> Interval:
 
 
 def _slopes(x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " draws"]:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(_covariances(x, y) / _covariances(x, x))
+    return np.asarray(_covariances(x, y) / _covariances(x, x))
 
 
 def _covariances(x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " draws"]:
@@ -171,8 +171,7 @@ def _covariances(x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " draws"]:
 
 
 def _correlations(x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " draws"]:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(_covariances(x, y) / np.sqrt(_covariances(x, x) * _covariances(y, y)))
+    return np.asarray(_covariances(x, y) / np.sqrt(_covariances(x, x) * _covariances(y, y)))
 
 
 def _jaccards(x: np.ndarray, y: np.ndarray, top: int) -> Float[np.ndarray, " draws"]:

@@ -34,9 +34,9 @@ def stderr(values: Float[np.ndarray, "examples units"]) -> Float[np.ndarray, " u
     return values.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1], np.nan)
 
 
-def differs(values: Float[np.ndarray, "examples units"]) -> Float[np.ndarray, " units"]:
-    """p-values of H0: the mean over examples is 0 (two-sided)."""
-    return np.minimum(1.0, 2 * np.minimum(exceeds(values, 0.0), exceeds(-values, 0.0)))
+def differs(values: Float[np.ndarray, "examples units"], bound: float = 0.0) -> Float[np.ndarray, " units"]:
+    """p-values of H0: the mean over examples lies within ±`bound` (two-sided)."""
+    return np.minimum(1.0, 2 * np.minimum(exceeds(values, bound), exceeds(-values, bound)))
 
 
 def exceeds(values: Float[np.ndarray, "examples units"], bound: float) -> Float[np.ndarray, " units"]:
