@@ -382,6 +382,7 @@ def test_evaluate_under_another_ablation(lm, found, task_of, ablation, tmp_path)
         ({"how": "iterated"}, "method='iterated'"),
         ({"how": "abs", "by": "importance"}, "by='importance'"),
         ({"method": "eap-iq"}, "eap-iq.*eap-ig"),
+        ({"method": "gaurded"}, "Did you mean 'guarded'.*balanced"),
         ({"method": "atp"}, "eap"),
         ({"method": vc.Method(path="unit")}, "means nothing"),
         ({"sizes": (0.5, 0.1)}, "rising"),

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
-from veracausa.choices import EdgeScoring, LearnedBy
+from veracausa.choices import EdgeScoring, Estimate, LearnedBy
 from veracausa.circuits.runs.tapes import circuit_buckets, recordings
 from veracausa.circuits.selection.iterated import iterate
 from veracausa.circuits.selection.learned import learn
 from veracausa.cost import Step, bounds
+from veracausa.discovery.ways import SCORED_BY
 from veracausa.effects.exact import exact
 from veracausa.errors import MethodError
 from veracausa.estimates.attribute import AttributeWork, attribute
 from veracausa.estimates.flow import FlowWork
 from veracausa.estimates.method import Method
 from veracausa.receipts.verify import overhead
+from veracausa.suggestions import not_known
 from veracausa.units.edges import Edges
 from veracausa.words import counted
 
@@ -59,6 +61,8 @@ class Scoring:
         Raises:
             MethodError: an unknown method, or one that means nothing with this metric.
         """
+        if isinstance(method, str) and method not in (*SCORED_BY, *get_args(Estimate)):
+            raise MethodError(f"{not_known('method', method, SCORED_BY)} Or compose one with vc.Method(…).")
         if method == "exact":
             return cls(method, exact.work(lm, task, units="edges"))
         if method == "iterated" or method == "balanced":
