@@ -156,6 +156,16 @@ def test_it_costs_what_was_forecast(tiny, task_of):
     assert 0.8 * price.token_layers < found.cost.token_layers <= price.token_layers
 
 
+def test_restoring_costs_no_more_than_was_forecast(tiny, task_of):
+    """Every order is narrowed in the forecast, and in the call only those that break it with the fewest."""
+    lm, task = tiny("llama"), task_of((5, 6), n=2)
+    asked = {"circuit": some_circuit(lm), "budgets": ["sparse"], "sizes": (1, 3, 10, 30), "draws": 1}
+    found = vc.circuits.adversary(lm, task, **asked, show_progress=False)
+    price = vc.forecast(vc.circuits.adversary, lm, task, measure=False, **asked)
+    assert {one.by for one in found.attempts} == {"", *found.settings["orders"], "random"}
+    assert 0.6 * price.token_layers < found.cost.token_layers <= price.token_layers
+
+
 def test_f_is_pushed_both_ways_unless_one_is_named(tiny, task_of):
     lm, task = tiny("llama"), task_of(6, n=2)
     asked = {"circuit": some_circuit(lm), "budgets": ["free"], "steps": [1], "starts": ["zero"], "draws": 0}

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import veracausa as vc
+from veracausa.circuits.attacks.bench import Together, narrow
 from veracausa.circuits.attacks.others import Field, Others
 from veracausa.circuits.random_circuits import profiled
 from veracausa.circuits.runs.ablations import Ablating
@@ -84,6 +85,71 @@ def test_the_gradient_is_the_slope(tiny, task_of, parts):
             step[other] = 1e-5
             ends = field.metric(r + step) - field.metric(r - step)
             torch.testing.assert_close(own[:, other], ends / 2e-5, rtol=0, atol=1e-6 * float(slope.abs().max()))
+
+
+def naive_greedy(lm, task, others, sizes, rest):
+    """Which others to restore to lower f, chosen anew at every size by central differences of hooked runs."""
+
+    def lowered(chosen, other):
+        ends = []
+        for sign in (1, -1):
+            r = np.where(np.isin(np.arange(len(others)), chosen), 1.0, rest)
+            r[other] += sign * 1e-4
+            ends.append(float(naive_circuit.metrics(lm, task, weights(others, r)).sum()))
+        return (ends[0] - ends[1]) * sign_of_gap
+
+    sign_of_gap, chosen = float(lm.measure(task).gap.sum().sign()), []
+    for size in sizes:
+        left = [other for other in range(len(others)) if other not in chosen]
+        slopes = {other: lowered(chosen, other) for other in left}
+        chosen += sorted(left, key=slopes.get)[: size - len(chosen)]
+    return chosen
+
+
+@pytest.mark.parametrize(("family", "drawn_by"), [("llama", 6), pytest.param("gemma2", 5, marks=pytest.mark.slow)])
+def test_greedy_orders_are_those_of_the_naive_reference(tiny, task_of, agree, family, drawn_by):
+    """With the rest at 0 and at 1/6, which choose otherwise; the circuit lacks eight edges of all."""
+    lm, task, sizes = tiny(family), task_of(6, n=1), (1, 2, 4)
+    mask = all_edges_mask(lm.graph)
+    others = np.argwhere(mask)[np.random.default_rng(drawn_by).choice(mask.sum(), 8, replace=False)]
+    mask[tuple(others.T)] = False
+    circuit = vc.Circuit.of(lm.graph, *np.nonzero(mask)[::-1])
+    found = vc.circuits.adversary(
+        lm, task, circuit, budgets=["sparse"], sizes=sizes, goals=["down"], draws=0, show_progress=False
+    )
+    field, gap, chosen = Others.of(lm.graph, mask, "edges"), lm.measure(task).gap, []
+    for by, rest in (("greedy", 0.0), ("greedy above", 1 / 6)):
+        chosen.append(naive_greedy(lm, task, field, sizes, rest))
+        for size in sizes:
+            (at,) = [i for i, one in enumerate(found.attempts) if (one.by, one.amount) == (by, size)]
+            r = np.isin(np.arange(len(field)), chosen[-1][:size]).astype(float)
+            agree(found.metric[at], naive_circuit.metrics(lm, task, weights(field, r)), gap)
+    assert chosen[0] != chosen[1]
+
+
+def test_a_radius_is_narrowed_in_all_orders_together():
+    """The least of three orders that break it from 30, 21 and 24 on; one that another one beat is given up."""
+    ran = []
+
+    def order(breaks_from):
+        def run(amounts):
+            ran.append((breaks_from, *amounts))
+            return [0.4 if amount >= breaks_from else 0.8 for amount in amounts]
+
+        return run
+
+    tried = []
+    together = Together([order(30), order(21), order(24)])
+
+    def breaks(amount):
+        tried.append((amount, together(amount)))
+        return tried[-1][1]
+
+    narrow(10, 30, breaks, whole=True)
+    assert tried == [(17, False), (23, True), (20, False), (21, True)]
+    assert ran == [
+        (30, 17), (21, 17), (24, 17), (30, 23), (21, 23), (21, 20), (24, 20), (21, 21)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("ablation", ["counterfactual", "zero", "mean", "resample"])

@@ -27,6 +27,7 @@ from veracausa.choices import Ablation, AttackBudget, AttackGoal, AttackStart, C
 from veracausa.circuits.attacks.attack import Attack
 from veracausa.circuits.attacks.bench import BOUNDED_STEPS, HALVINGS, Bench, Target
 from veracausa.circuits.attacks.budgets import BUDGETS
+from veracausa.circuits.attacks.climbing import PATH, orders_of
 from veracausa.circuits.attacks.others import Field, Others
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.quality.faithfulness import Faithfulness, faithfulness
@@ -93,6 +94,7 @@ class AdversaryWork:
         how = ablation_settings(self.task, self.how["ablation"], self.how["reference"], self.seed, None)
         budgets = {name: list(amounts) for name, amounts in self.budgets.items()}
         own = {"goals": list(self.goals), "starts": list(self.starts), "draws": self.draws, "seed": self.seed}
+        own |= {"orders": list(orders_of(len(self.budgets["sparse"])))} if "sparse" in self.budgets else {}
         held = (
             {"held_out": self.held_out.describe(), "held_out_digest": self.held_out.digest()} if self.held_out else {}
         )
@@ -116,7 +118,7 @@ class AdversaryWork:
     def supposing(self) -> str:
         """What the forecast takes for granted."""
         one = "that f is pushed one way only and " if self._ways[0] < self._ways[1] else ""
-        return f"{one}that every radius is narrowed to its end"
+        return f"{one}that every radius is narrowed to its end, in every order"
 
     @property
     def _ways(self) -> tuple[int, int]:
@@ -154,8 +156,9 @@ class AdversaryWork:
         counts = {name: len(amounts) for name, amounts in self.budgets.items()}
         slopes = runs = 0
         if "sparse" in counts:
-            slopes += 4 + ways * (counts["sparse"] - 1)
-            runs += (2 + (counts["sparse"] > 1)) * ways * counts["sparse"] + HALVINGS
+            orders = orders_of(counts["sparse"])
+            slopes += 1 + len(PATH) + (len(orders) - 2) * ways * (counts["sparse"] - 1)
+            runs += len(orders) * ways * (counts["sparse"] + HALVINGS)
         if "bounded" in counts:
             attempts = ways * counts["bounded"] + HALVINGS
             slopes, runs = slopes + BOUNDED_STEPS * attempts, runs + attempts + counts["bounded"]
@@ -284,8 +287,9 @@ def adversary(
         budgets: what the adversary may do: "sparse", "bounded", "free".
         parts: what has a weight: other "edges", or other "nodes" (all edges out of a head or MLP alike; the circuit is
             then one of whole nodes, see `Circuit.of_nodes`).
-        sizes: how many others a sparse adversary restores, in the orders of `attacks.climbing`; what breaks the circuit
-            is then narrowed down. At each one the greedy order takes a gradient anew, so more sizes find smaller radii.
+        sizes: how many others a sparse adversary restores, in the four orders of `attacks.climbing`; all orders that
+            break the circuit with the fewest are then narrowed down. At each size both greedy orders take a gradient
+            anew, so more sizes find smaller radii.
         largest: largest weights ε of a bounded adversary: four steps of sign ascent each, and ε on all others, which
             finds what is missing where nothing has a slope; narrowed down likewise.
         steps: after how many steps of sign ascent a free adversary is looked at; the first step is ½, the t-th ½ / √t.

@@ -14,11 +14,12 @@ from torch import Tensor
 from veracausa.circuits.attacks.attack import INSIDE, RANDOM, Attempt
 from veracausa.circuits.attacks.climbing import (
     GROUND,
+    PATH,
     ascent,
     greedy_order,
     in_order,
     is_flat,
-    on_path,
+    orders_of,
     restoring,
 )
 from veracausa.circuits.attacks.others import Field
@@ -38,6 +39,8 @@ _LEAST = 0.1
 ALIKE = "all alike"
 #: M on the attacked pairs, and on those held out.
 Ran = tuple[Tensor, Tensor]
+#: f with so many others restored, in some order.
+Run = Callable[[Sequence[int]], list[float]]
 
 
 @dataclass(eq=False)
@@ -138,41 +141,52 @@ class Target:
         found = torch.as_tensor(np.array(rows)).to(like)
         return found if each else found[0]
 
-    def _slope(self, each: bool, path: bool) -> Tensor:
-        """∂M/∂r at r = 0, or on the path to r = 1."""
-        if (each, path) not in self._slopes:
-            zero = self.seen.zeros(*self.rows(each))
-            self._slopes[each, path] = on_path(self.seen, zero) if path else self.seen.slope(zero)[1]
-        return self._slopes[each, path]
+    def _slope(self, each: bool, at: float = 0.0) -> Tensor:
+        """∂M/∂r where all others have this weight."""
+        if (each, at) not in self._slopes:
+            self._slopes[each, at] = self.seen.slope(self.seen.zeros(*self.rows(each)) + at)[1]
+        return self._slopes[each, at]
 
     @cached_property
-    def _slopes(self) -> dict[tuple[bool, bool], Tensor]:
+    def _slopes(self) -> dict[tuple[bool, float], Tensor]:
         return {}
 
-    def _ground(self, each: bool) -> float:
-        """Weight of all others where gradients are taken: 0, or `GROUND` where nothing has a slope at 0."""
-        return GROUND if is_flat(self.seen, self._slope(each, False)) else 0.0
+    def _first_slope(self, by: str, each: bool) -> Tensor:
+        """The gradient that an order begins with; on the path where there is none at r = 0."""
+        if by == "greedy above":
+            return self._slope(each, GROUND)
+        if by == "path" or self._is_flat(each):
+            return torch.stack([self._slope(each, at) for at in PATH]).mean(0)
+        return self._slope(each)
+
+    def _is_flat(self, each: bool) -> bool:
+        """Whether nothing has a slope at r = 0."""
+        return is_flat(self.seen, self._slope(each))
 
     def sparse(self, sizes: Sequence[int], goals: Sequence[str], each: bool) -> None:
-        """Restore others in every order, at these sizes; then narrow the radius."""
-        found: dict[tuple[float, int], tuple[str, str, Callable[[], Tensor]]] = {}
+        """Restore others in every order, at these sizes; then narrow the radius in those that broke it first."""
+        breaking: dict[int, list[tuple[float, Run]]] = {}
         for way in self.ways(goals, self.f):
-            for by in ("gradient", "path", "greedy")[: 2 + (len(sizes) > 1)]:
-                order = self._order(by, way, sizes, each)
-                attempts = [Attempt(self.number, "sparse", size, by, way, each) for size in sizes]
-                metric = self.bench.put(attempts, (self.restored(order()[..., :k]) for k in sizes))
-                for size, f in zip(sizes, self.f_of(metric), strict=True):
-                    found[f, size] = by, way, order
-        breaking = [(size, -abs(f - 1), (by, way, order)) for (f, size), (by, way, order) in found.items() if _out(f)]
+            for by in orders_of(len(sizes)):
+                run = self._runs(by, way, sizes, each)
+                for size, f in zip(sizes, run(sizes), strict=True):
+                    if _out(f):
+                        breaking.setdefault(size, []).append((-abs(f - 1), run))
         if not breaking or _out(self.f):
             return
-        least, _, (by, way, order) = min(breaking, key=lambda one: one[:2])
+        least = min(breaking)
+        runs = [run for _, run in sorted(breaking[least], key=lambda one: one[0])]
+        narrow(max([0, *(size for size in sizes if size < least)]), least, Together(runs), whole=True)
 
-        def attempt(amount: float) -> float:
-            one = Attempt(self.number, "sparse", round(amount), by, way, each)
-            return self.f_of(self.bench.put([one], (self.restored(order()[..., :k]) for k in [round(amount)])))[0]
+    def _runs(self, by: str, way: str, sizes: Sequence[int], each: bool) -> Run:
+        """f with so many restored in one order."""
+        order = self._order(by, way, sizes, each)
 
-        narrow(max([0, *(size for size in sizes if size < least)]), least, attempt, whole=True)
+        def run(amounts: Sequence[int]) -> list[float]:
+            attempts = [Attempt(self.number, "sparse", amount, by, way, each) for amount in amounts]
+            return self.f_of(self.bench.put(attempts, (self.restored(order()[..., :k]) for k in amounts)))
+
+        return run
 
     def _order(self, by: str, way: str, sizes: Sequence[int], each: bool) -> Callable[[], Tensor]:
         """An order of others, made when it is first asked for."""
@@ -180,11 +194,12 @@ class Target:
 
         def order() -> Tensor:
             if not made:
-                ground, along = self._ground(each), self.along(way)
-                slope = self._slope(each, by == "path" or ground > 0)
-                made.append(
-                    greedy_order(self.seen, slope, along, sizes, ground) if by == "greedy" else in_order(slope, along)
-                )
+                slope, along = self._first_slope(by, each), self.along(way)
+                if by in ("gradient", "path"):
+                    made.append(in_order(slope, along))
+                else:
+                    ground = GROUND if by == "greedy above" or self._is_flat(each) else 0.0
+                    made.append(greedy_order(self.seen, slope, along, sizes, ground))
             return made[0]
 
         return order
@@ -198,7 +213,7 @@ class Target:
         if found and not _out(self.f):
             least, _, way = min(found)
             inside = max([0.0, *(one for one in largest if one < least)])
-            narrow(inside, least, lambda most: self._up_to(most, way, each))
+            narrow(inside, least, lambda most: _out(self._up_to(most, way, each)))
 
     def _up_to(self, most: float, way: str, each: bool) -> float:
         """f under weights of at most this: those that ascent finds one way, or this weight on all others."""
@@ -260,7 +275,25 @@ class Target:
 FIRST_STEP = 0.5
 
 
-def narrow(inside: float, outside: float, attempt: Callable[[float], float], whole: bool = False) -> None:
+@dataclass
+class Together:
+    """Whether any of several orders breaks a circuit with so many restored, beginning with that which broke it last.
+
+    An order that leaves it whole where another one breaks it is given up: what it does with fewer is not asked.
+    """
+
+    runs: list[Run]
+
+    def __call__(self, amount: float) -> bool:
+        """Run them, until one breaks it."""
+        for tried, run in enumerate(self.runs):
+            if _out(run([round(amount)])[0]):
+                self.runs = self.runs[tried:]
+                return True
+        return False
+
+
+def narrow(inside: float, outside: float, breaks: Callable[[float], bool], whole: bool = False) -> None:
     """Halve the bracket of a radius on a log scale, by attempts at amounts between its ends."""
     for _ in range(HALVINGS):
         if outside <= NARROW * inside or (whole and outside - inside <= 1):
@@ -268,7 +301,7 @@ def narrow(inside: float, outside: float, attempt: Callable[[float], float], who
         middle = (max(inside, 1.0 if whole else _LEAST * outside) * outside) ** 0.5
         if whole:
             middle = min(max(round(middle), inside + 1), outside - 1)
-        if _out(attempt(middle)):
+        if breaks(middle):
             outside = middle
         else:
             inside = middle

@@ -2,14 +2,15 @@
 
 * **Ascent** (free, bounded): r ← clip(r + η_t · way · sign(∂f/∂r), 0, most), η_t = first step / √t. What counts is the
   strongest point on the way, so more steps are never weaker. A gradient within rounding of nothing moves nothing.
-* **Order** (sparse): others by way · ∂f/∂r, one order for all sizes. By the *gradient* at r = 0; by that on the *path*
-  on which all others are restored together (its mean at r = 1/6, 1/2, 5/6: where the circuit's run is flat, as behind a
-  saturated softmax, the gradient there says nothing); or *greedily*: with those chosen so far restored the gradient is
-  taken anew, and chooses the next ones.
+* **Order** (sparse): others by way · ∂f/∂r, one order for all sizes. By the *gradient* at r = 0; by that on the
+  *path* on which all others are restored together (its mean at r = 1/6, 1/2, 5/6: where the circuit's run is flat, as
+  behind a saturated softmax, the gradient there says nothing); *greedily*: with those chosen so far restored the
+  gradient is taken anew, and chooses the next ones; or *greedily above*: the same with the rest at `GROUND`, so that an
+  edge is also chosen for what it does once others are restored, too.
 
 Where nothing has a slope (at r = 0 of a circuit of whole nodes without dead ends, say: what leads into another node and
-out of it again is two edges at least), ascent moves all others by half of the largest weight, and both orders by
-gradients take these with all others at `GROUND` or on the path.
+out of it again is two edges at least), ascent moves all others by half of the largest weight, the gradient at r = 0 is
+replaced by that on the path, and both greedy orders take theirs with the rest at `GROUND`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from veracausa.estimates.learned.descent import rounding, signs
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
+#: The orders of a sparse adversary; the last two choose anew at every size.
+ORDERS = ("gradient", "path", "greedy", "greedy above")
 #: Where on the path from the circuit to the model gradients are taken: midpoints of three parts.
-_PATH = (1 / 6, 1 / 2, 5 / 6)
-#: Weight of all others where gradients are taken, if nothing has one at 0.
-GROUND = _PATH[0]
+PATH = (1 / 6, 1 / 2, 5 / 6)
+#: Weight of the rest in "greedy above", and in "greedy" where nothing has a slope at 0.
+GROUND = PATH[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,15 +74,15 @@ def _stronger(best: Point, other: Point, way: float) -> Point:
     return Point(other.steps, torch.where(at, other.r, best.r), torch.where(better, other.metric, best.metric))
 
 
+def orders_of(sizes: int) -> tuple[str, ...]:
+    """The orders that a sparse adversary tries at so many sizes: at a single one nothing is chosen anew."""
+    return ORDERS if sizes > 1 else ORDERS[:2]
+
+
 def in_order(slope: Float[Tensor, "*pairs others"], way: float) -> Int[Tensor, "*pairs others"]:
     """Others by how much restoring each moves the metric this way, to first order; ties in the graph's order."""
     size = rounding(slope).clamp_min(torch.finfo(slope.dtype).tiny)
     return torch.argsort(-way * (slope / size).round(), dim=-1, stable=True)
-
-
-def on_path(field: Field, zero: Float[Tensor, "*pairs others"]) -> Float[Tensor, "*pairs others"]:
-    """The mean gradient where all others are restored together, from `zero` on."""
-    return torch.stack([field.slope(zero + at)[1] for at in _PATH]).mean(0)
 
 
 def is_flat(field: Field, slope: Float[Tensor, "*pairs others"]) -> bool:
