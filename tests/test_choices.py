@@ -10,8 +10,7 @@ import pytest
 
 import veracausa as vc
 from veracausa import choices
-from veracausa.circuits.attacks.attacking import KNOWN_GOALS, STARTS
-from veracausa.circuits.attacks.budgets import BUDGETS
+from veracausa.circuits.attacks.budgets import BUDGETS, GOALS, STARTS
 from veracausa.circuits.known import _MADE
 from veracausa.circuits.quality.minimality import _PARTS
 from veracausa.circuits.scoreboards.columns import PARTS
@@ -80,7 +79,7 @@ TABLES = {
     "CircuitParts": _PARTS,
     "AttackBudget": BUDGETS,
     "BoardPart": tuple(PARTS),
-    "AttackGoal": KNOWN_GOALS,
+    "AttackGoal": GOALS,
     "AttackStart": STARTS,
     "PublishedCircuit": _MADE,
     "CutRanking": MEASURES,

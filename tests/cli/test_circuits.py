@@ -112,6 +112,29 @@ def test_adversary(pairs, out, tmp_path):
     own = vc.faithfulness(lm, task[:2], vc.open(path).circuit, show_progress=False)
     assert torch.equal(attack.metric[0], own.metric)
     kept.unlink()
+    assert "cost   " in result.output  # before anything runs
+
+
+def test_an_adversary_of_whole_nodes(pairs, out, tmp_path):
+    """It is the public call on the circuit of all edges between the found one's nodes, with every option given."""
+    path, _ = out
+    more = pairs_file(tmp_path / "more.csv", ROWS[:3])
+    words = "--budgets sparse,free --restored 1,4 --steps 2 --goals away --starts zero --draws 1 --whole-nodes"
+    result = CliRunner().invoke(app, ["adversary", str(path), "--task", str(more), *words.split()])
+    assert result.exit_code == 0, (result.output, result.exception)
+    (kept,) = path.glob("attack-nodes-*.safetensors")
+    attack, found = vc.open(kept), vc.open(path)
+    lm = vc.load(found.circuit.model["name"])
+    task, circuit = vc.task(lm, more), vc.Circuit.of_nodes(lm, found.circuit.nodes)
+    asked = {"budgets": ["sparse", "free"], "sizes": (1, 4), "steps": (2,), "goals": ["away"], "starts": ["zero"]}
+    own = vc.circuits.adversary(
+        lm, task[:2], circuit, held_out=task[2:], parts="nodes", draws=1, **asked, show_progress=False
+    )
+    assert attack.parts == "nodes" and attack.attempts == own.attempts and torch.equal(attack.metric, own.metric)
+    kept.unlink()
+    for words, message in (("--restored many", "'many' is no list of numbers"), ("--largest 2", "rising weights in")):
+        with pytest.raises(MethodError, match=message):
+            CliRunner().invoke(app, ["adversary", str(path), *words.split()], catch_exceptions=False)
 
 
 def test_scoreboard(folder, call, pairs, tmp_path):

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import veracausa as vc
 from veracausa.behaviour.study import ablation_study
+from veracausa.circuits.attacks.budgets import BUDGETS, GOALS, STARTS
 from veracausa.circuits.quality.curve import SIZES
 from veracausa.circuits.scoreboards.columns import PARTS
 from veracausa.circuits.selection.ways import HOW
@@ -53,6 +54,7 @@ EXCEPTIONS = {
     ("ablation", "adversary"): ("help", "edges of a circuit: nothing of one's own"),
     ("model", "specificity"): ("default", "the circuits' own model"),
     ("draws", "specificity"): ("default help", "random circuits, not noise"),
+    ("draws", "adversary"): ("default help", "random weights and circuits, not noise"),
     ("method", "interactions"): ("default help", "of interactions, not of effects"),
     ("ablation", "interactions"): ("help", "all sources at once: no donors, nothing learned"),
     ("method", "features"): ("default help", "of circuits of features: the paper's"),
@@ -155,6 +157,7 @@ def test_shared_options_are_in_every_command_that_runs_a_model():
         ("specificity", vc.circuits.specificity),
         ("prune", vc.pruning.prune),
         ("evaluate", evaluate),
+        ("adversary", vc.circuits.adversary),
     ],
 )
 def test_defaults_are_those_of_the_public_call(command, function):
@@ -168,7 +171,7 @@ def test_defaults_are_those_of_the_public_call(command, function):
         if wanted is inspect.Parameter.empty:
             continue
         wanted = known.get(name, wanted) if wanted in (None, SIZES) else wanted
-        wanted = ",".join(wanted) if isinstance(wanted, tuple) else wanted
+        wanted = ",".join(map(str, wanted)) if isinstance(wanted, tuple) else wanted
         assert own[name] == wanted, (name, own[name], wanted)
 
 
@@ -190,6 +193,9 @@ def test_defaults_are_those_of_the_public_call(command, function):
         ("method", ("discover",), SCORED_BY),
         ("rankings", ("scoreboard",), [*SCORED_BY, "random"]),
         ("parts", ("scoreboard",), PARTS),
+        ("budgets", ("adversary",), BUDGETS),
+        ("goals", ("adversary",), GOALS),
+        ("starts", ("adversary",), STARTS),
         ("methods", ("compare",), ESTIMATES),
         ("baseline", ("attribute",), BASELINES),
         ("how", ("discover",), HOW),

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from veracausa.cli.options import DTYPES
 from veracausa.discovery.ways import FURTHER
@@ -211,28 +211,35 @@ def require_selection(edges: int, how: str) -> None:
         raise MethodError(f"edges={edges}: a circuit has at least one edge.")
 
 
+_Number = TypeVar("_Number", int, float)
+
+
+def numbers_of(text: str, kind: type[_Number], option: str, what: str, example: str) -> list[_Number]:
+    """Numbers with commas between them."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise MethodError(f"--{option} {text!r} is no list of {what}. Write e.g. {example}") from None
+
+
 def shares_of(text: str | None) -> list[float] | None:
     """The numbers of --sizes; None where it is not given."""
-    try:
-        return None if text is None else [float(part) for part in text.split(",")]
-    except ValueError:
-        raise MethodError(f"--sizes {text!r} is no list of shares. Write e.g. 0.001,0.01,0.1,1") from None
+    return None if text is None else numbers_of(text, float, "sizes", "shares", "0.001,0.01,0.1,1")
 
 
 def layers_of(text: str | None) -> list[int] | None:
     """The numbers of --neurons; None where it is not given."""
-    try:
-        return None if text is None else [int(part) for part in text.split(",")]
-    except ValueError:
-        raise MethodError(f"--neurons {text!r} is no list of layers. Write e.g. 20,21") from None
+    return None if text is None else numbers_of(text, int, "neurons", "layers", "20,21")
 
 
 def scales_of(text: str) -> list[float]:
     """The numbers of --scales."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise MethodError(f"--scales {text!r} is no list of numbers. Write e.g. --scales=-2,2") from None
+    return numbers_of(text, float, "scales", "numbers", "--scales=-2,2")
+
+
+def several(words: str) -> list[str]:
+    """Words with commas between them."""
+    return [one.strip() for one in words.split(",") if one.strip()]
 
 
 def span_of(text: str) -> str | list[int]:

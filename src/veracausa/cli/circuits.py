@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from veracausa.cli.checks import columns_of, require_edge_method, require_selection, require_task, shares_of
-from veracausa.cli.command import spread
+from veracausa.circuits.attacks.budgets import BUDGETS, LARGEST, SIZES, STARTS, STEPS
+from veracausa.cli.checks import (
+    columns_of,
+    numbers_of,
+    require_edge_method,
+    require_selection,
+    require_task,
+    several,
+    shares_of,
+)
+from veracausa.cli.command import Options, spread
 from veracausa.cli.estimate_options import (
     Attacked,
     Budgets,
@@ -16,11 +25,19 @@ from veracausa.cli.estimate_options import (
     EachPair,
     EdgeMethod,
     Edges,
+    Goals,
     How,
+    Largest,
+    RandomWeights,
+    Restored,
     Sample,
     Sizes,
+    Starts,
+    Steps,
     Top,
+    WholeNodes,
 )
+from veracausa.cli.foretelling import foretold
 from veracausa.cli.options import HeldOut, OtherModel, OtherSeed, OtherTask
 from veracausa.cli.output import body_of, finish, took
 from veracausa.cli.setup import PageSetup, TaskSetup
@@ -143,13 +160,46 @@ def evaluate(
     finish(setup.json, lambda: echo(f"{evaluation}\n\nPage: {page}"), lambda: {**body_of(evaluation), "page": page})
 
 
+class Attacking(Options):
+    """What an adversary may do."""
+
+    budgets: Budgets = ",".join(BUDGETS)
+    restored: Restored = ",".join(map(str, SIZES))
+    largest: Largest = ",".join(map(str, LARGEST))
+    steps: Steps = ",".join(map(str, STEPS))
+    goals: Goals = "down,up"
+    starts: Starts = ",".join(STARTS)
+    each: EachPair = False
+    whole_nodes: WholeNodes = False
+    draws: RandomWeights = 3
+    ablation: Ablation = "counterfactual"
+
+    def asked(self) -> dict[str, Any]:
+        """Arguments of `vc.circuits.adversary`.
+
+        Raises:
+            MethodError: something there is not, or what is no list of numbers that rise.
+        """
+        from veracausa.circuits.attacks.attacking import require_amounts, require_attack
+
+        budgets, goals, starts = map(several, (self.budgets, self.goals, self.starts))
+        require_attack(budgets, self.ablation, goals, starts, self.draws)
+        amounts: dict[str, list[Any]] = {
+            "sizes": numbers_of(self.restored, int, "restored", "numbers", "10,30,100"),
+            "largest": numbers_of(self.largest, float, "largest", "weights", "0.1,0.3,1"),
+            "steps": numbers_of(self.steps, int, "steps", "numbers", "1,4,16"),
+        }
+        require_amounts(dict(zip(BUDGETS, amounts.values(), strict=True)))
+        parts = "nodes" if self.whole_nodes else "edges"
+        own = {"budgets": budgets, "goals": goals, "starts": starts, "draws": self.draws, "ablation": self.ablation}
+        return {**own, **amounts, "each": self.each, "parts": parts}
+
+
 @spread
 def adversary(
     setup: AgainSetup,
+    attacking: Attacking,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a `veracausa discover`.", parser=at)],
-    budgets: Budgets = "sparse,bounded,free",
-    each: EachPair = False,
-    ablation: Ablation = "counterfactual",
 ) -> None:
     """Attack a circuit that was found before: which other edges, restored, change what it does, and how many it takes.
 
@@ -158,18 +208,19 @@ def adversary(
     kept in the folder, with a page of its own; a killed run goes on from its finished pieces.
     """
     from veracausa.circuits.attacks.attacking import adversary as run
-    from veracausa.circuits.attacks.attacking import require_attack
+    from veracausa.circuits.circuit import Circuit
 
-    chosen = [cast("choices.AttackBudget", one.strip()) for one in budgets.split(",")]
-    require_attack(chosen, ablation)
+    asked = attacking.asked()
     require_extra("charts")
     lm, task, found = setup.again(folder)
-    half = (len(task) + 1) // 2
-    attack = run(
-        lm, task[:half], found.circuit, budgets=chosen, each=each, held_out=task[half:] if task[half:] else None,
-        ablation=cast("choices.Ablation", ablation), out=folder,
-    )  # fmt: skip
-    path = folder / f"attack-{attack.task['digest']}.safetensors"
+    half, circuit = (len(task) + 1) // 2, found.circuit
+    if attacking.whole_nodes:
+        circuit = Circuit.of_nodes(lm, circuit.nodes)
+    attack: Attack = foretold(
+        run, lm, task[:half], {"out": folder}, circuit=circuit, held_out=task[half:] if task[half:] else None, **asked
+    )
+    own = "-nodes" if attacking.whole_nodes else ""
+    path = folder / f"attack{own}-{attack.task['digest']}.safetensors"
     finish(
         setup.json,
         lambda: echo(f"{attack}\n\n" + "\n".join(attack.sentences)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from veracausa.circuits.attacks.budgets import BUDGETS
+from veracausa.circuits.attacks.budgets import BUDGETS, GOALS, STARTS
 from veracausa.circuits.scoreboards.columns import PARTS as BOARD
 from veracausa.circuits.selection.ways import HOW
 from veracausa.cli.choices import one_of, several_of
@@ -58,6 +58,27 @@ Budgets = Annotated[
         help=f"What the adversary may do, with commas: {explained(BUDGETS)}.",
         autocompletion=several_of(BUDGETS),
     ),
+]
+Restored = Annotated[str, option(metavar="N,N", help="How many others a sparse adversary restores, with commas.")]
+Largest = Annotated[str, option(metavar="X,X", help="Largest weights of a bounded adversary, with commas.")]
+Steps = Annotated[str, option("--steps", metavar="N,N", help="After how many steps a free adversary is looked at.")]
+Goals = Annotated[
+    str, option(metavar="X,X", help=f"Where f is pushed: {explained(GOALS)}.", autocompletion=several_of(GOALS))
+]
+Starts = Annotated[
+    str,
+    option(
+        metavar="X,X",
+        help=f"Where a free adversary starts: {explained(STARTS)}; one named twice is drawn anew.",
+        autocompletion=several_of(STARTS),
+    ),
+]
+WholeNodes = Annotated[
+    bool,
+    option("--whole-nodes", help="Restore whole heads and MLPs. The circuit then has all edges out of its own nodes."),
+]
+RandomWeights = Annotated[
+    int, count("--draws", help="Random weights of every budget, and random circuits of the same layer profile.", min=0)
 ]
 Rankings = Annotated[
     str,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from veracausa.circuits.scoreboards.columns import PARTS
-from veracausa.cli.checks import columns_of, require_edge_method, require_folder, require_task
+from veracausa.cli.checks import columns_of, require_edge_method, require_folder, require_task, several
 from veracausa.cli.command import spread
 from veracausa.cli.estimate_options import BoardParts, OtherTasks, RandomCircuits, Rankings, Share
 from veracausa.cli.options import HeldOut, OtherModel, Out
@@ -44,7 +44,7 @@ def scoreboard(
     from veracausa.discovery.rankings import RANDOM
     from veracausa.discovery.rankings import rankings as ranked
 
-    names, chosen, apart = _several(rankings), _several(parts or ""), _several(tasks or "")
+    names, chosen, apart = several(rankings), several(parts or ""), several(tasks or "")
     for name in names:
         if name != RANDOM:
             require_edge_method(name)
@@ -127,8 +127,3 @@ def _with_page(found: Scoreboard | Specificity, path: Path) -> Path:
     found.save(path)
     found.page(path.parent / "report.html")
     return path
-
-
-def _several(words: str) -> list[str]:
-    """Words with commas between them."""
-    return [one.strip() for one in words.split(",") if one.strip()]

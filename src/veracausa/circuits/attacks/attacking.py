@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -26,7 +26,8 @@ from veracausa.arguments import shown
 from veracausa.choices import Ablation, AttackBudget, AttackGoal, AttackStart, CircuitParts
 from veracausa.circuits.attacks.attack import Attack
 from veracausa.circuits.attacks.bench import BOUNDED_STEPS, HALVINGS, Bench, Target
-from veracausa.circuits.attacks.budgets import BUDGETS
+from veracausa.circuits.attacks.budgets import BUDGETS, LARGEST, SIZES, STARTS, STEPS
+from veracausa.circuits.attacks.budgets import GOALS as KNOWN_GOALS
 from veracausa.circuits.attacks.climbing import PATH, orders_of
 from veracausa.circuits.attacks.others import Field, Others
 from veracausa.circuits.circuit import Circuit
@@ -52,9 +53,8 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 #: Defaults.
-SIZES, LARGEST, STEPS = (10, 30, 100, 300, 1000, 3000), (0.01, 0.03, 0.1, 0.3, 1.0), (1, 4, 16)
-KNOWN_GOALS, STARTS = get_args(AttackGoal), get_args(AttackStart)
 GOALS: tuple[AttackGoal, ...] = ("down", "up")
+FROM: tuple[AttackStart, ...] = ("zero", "half", "random")
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +265,7 @@ def adversary(
     sizes: Sequence[int] = SIZES,
     largest: Sequence[float] = LARGEST,
     steps: Sequence[int] = STEPS,
-    starts: Sequence[AttackStart] = STARTS,
+    starts: Sequence[AttackStart] = FROM,
     goals: Sequence[AttackGoal] = GOALS,
     each: bool = False,
     held_out: Task | None = None,
@@ -321,14 +321,10 @@ def adversary(
     >>> found.radius("sparse").outside
     """
     named = _named(circuit)
+    require_attack(budgets, ablation, goals, starts, draws)
     asked = {"sparse": sizes, "bounded": largest, "free": steps}
-    require_attack(budgets, ablation)
-    for what, words, known in (("goal", goals, KNOWN_GOALS), ("start", starts, STARTS)):
-        _require_among(what, words, known)
     chosen = {name: tuple(asked[name]) for name in asked if name in budgets}
-    _require_amounts(chosen)
-    if draws < 0:
-        raise MethodError(f"draws={draws}: at least 0 are needed.")
+    require_amounts(chosen)
     given = reference_set(lm, reference)
     given = task if given is None and held_out is not None and ablation != "counterfactual" else given
     others = tuple(Others.of(lm.graph, one.require_for(lm).mask, parts) for one in named.values())
@@ -340,9 +336,18 @@ def adversary(
     )
 
 
-def require_attack(budgets: Sequence[str], ablation: str) -> None:
-    """MethodError unless these are budgets, and others of a circuit that is attacked can be ablated so."""
-    _require_among("budget", budgets, BUDGETS)
+def require_attack(
+    budgets: Sequence[str],
+    ablation: str,
+    goals: Sequence[str] = GOALS,
+    starts: Sequence[str] = FROM,
+    draws: int = 0,
+) -> None:
+    """MethodError unless all this can be asked, and others of a circuit that is attacked can be ablated so."""
+    for what, words, known in (("budget", budgets, BUDGETS), ("goal", goals, KNOWN_GOALS), ("start", starts, STARTS)):
+        _require_among(what, words, known)
+    if draws < 0:
+        raise MethodError(f"draws={draws}: at least 0 are needed.")
     require_ablation(ablation)
     if ablation == "optimal":
         raise MethodError(
@@ -373,7 +378,7 @@ def _require_among(what: str, given: Sequence[str], known: Any) -> None:
             raise MethodError(not_known(what, one, known))
 
 
-def _require_amounts(chosen: Mapping[str, Sequence[float]]) -> None:
+def require_amounts(chosen: Mapping[str, Sequence[float]]) -> None:
     """MethodError unless the amounts of every budget rise, and are what they are of."""
     for name, amounts in chosen.items():
         whole = name != "bounded"
