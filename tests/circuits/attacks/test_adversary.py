@@ -14,6 +14,7 @@ from veracausa.cost import Cost
 from veracausa.errors import CircuitError, MethodError
 from veracausa.estimates.learned.descent import signs
 from veracausa.ground_truth import load_compiled
+from veracausa.report.charts import attacks
 from veracausa.tasks.measurement import Measurement
 
 FEW = {
@@ -209,13 +210,25 @@ def test_the_radius_is_where_f_leaves():
         made().radius("free")
 
 
+def test_the_curve_of_each_way_never_turns_back():
+    """By hand: f as low, and as high, as any attempt with at most that amount; pushed one way, one curve is drawn."""
+    found = made(f=(0.9, 0.8, 1.3, 0.6))
+    assert [found.ends("sparse", amount) for amount in (10, 30, 100)] == [(1, 0), (1, 2), (3, 2)]
+    drawn = [(row["way"], row["amount"], round(row["f"], 6)) for row in attacks._rows(found, "sparse")]
+    assert drawn == [("down", 10, 0.8), ("down", 30, 0.8), ("down", 100, 0.6)]
+    up = dataclasses.replace(found.attempts[2], way="up")
+    both = dataclasses.replace(found, attempts=(*found.attempts[:2], up, found.attempts[3]))
+    drawn = [round(row["f"], 6) for row in attacks._rows(both, "sparse") if row["way"] == "up"]
+    assert drawn == [0.9, 1.3, 1.3]
+
+
 def test_the_interval_of_a_radius_is_over_pairs():
     """Half of the pairs fall at 30, the others at 100: draws of pairs lie on both sides of f = ½ at 30."""
     found = made(n=16)
     metric = found.metric.clone()
     metric[2] = torch.tensor([0.1, 0.95] * 8, dtype=torch.float64)
     split = dataclasses.replace(found, metric=metric)
-    assert split.radius() == (30, 100, (30, 100))
+    assert split.radius() == (30, 100, (30, 100)) and "over 30, at most 100 (90% 30 to 100)" in split.radii()
     assert found.radius() == (10, 30, (30, 30))
     assert made(n=16, f=(0.9, 0.8, 0.7, 0.6)).radius().interval == (math.inf, math.inf)
 

@@ -28,7 +28,7 @@ from veracausa.statistics.ratios import ratios
 from veracausa.storage.files import write_tensors
 from veracausa.tasks.measurement import Measurement
 from veracausa.tasks.metrics import compares_answers
-from veracausa.words import counted, plain, sentence, share
+from veracausa.words import counted, plain, sentence, share, whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,6 +150,12 @@ class Attack(Ran):
         within = self._within(budget, amount, circuit, each)
         return int(within[np.argmax(np.abs(self.f.numpy()[within] - 1))])
 
+    def ends(self, budget: str, amount: float, circuit: int = 0, *, each: bool = False) -> tuple[int, int]:
+        """The attempts with at most this amount whose f is lowest, and highest; the circuit's own run is among them."""
+        within = self._within(budget, amount, circuit, each)
+        f = self.f.numpy()[within]
+        return int(within[f.argmin()]), int(within[f.argmax()])
+
     def _within(self, budget: str, amount: float | None, circuit: int, each: bool) -> Int[np.ndarray, " attempts"]:
         """The attempts with at most this amount."""
         at = self.among(budget, circuit, each=each)
@@ -211,9 +217,10 @@ class Attack(Ran):
 
     def _row(self, circuit: int, budget: str, each: bool, amount: float) -> dict[str, Any]:
         best = self.attempts.index(Attempt(circuit))
-        at = np.array([best])
+        low, high = best, best
         if budget != "none":
-            best, at = self.strongest(budget, amount, circuit, each=each), self._within(budget, amount, circuit, each)
+            best = self.strongest(budget, amount, circuit, each=each)
+            low, high = self.ends(budget, amount, circuit, each=each)
         drawn, chosen = self.random(budget, amount, circuit), self.attempts[best]
         return {
             "circuit": self.circuits[circuit],
@@ -222,8 +229,8 @@ class Attack(Ran):
             "amount": amount,
             "f": float(self.f[best]),
             "stderr": float(self.stderr[best]),
-            "lowest": float(self.f[at].min()),
-            "highest": float(self.f[at].max()),
+            "lowest": float(self.f[low]),
+            "highest": float(self.f[high]),
             "by": chosen.by,
             "way": chosen.way,
             "random": float(drawn.mean()) if len(drawn) else float("nan"),
@@ -324,9 +331,11 @@ class Attack(Ran):
         for budget, each in self._attacked(number):
             if budget != "free":
                 found = self.radius(budget, number, each=each)
-                end = "not reached" if found.outside is None else f"at most {found.outside:.3g}"
+                end = "not reached" if found.outside is None else f"at most {shown_amount(found.outside)}"
+                if found.interval is not None:
+                    end += f" (90% {' to '.join(map(shown_amount, found.interval))})"
                 whose = " (each pair's own)" if each else ""
-                told.append(f"{BUDGETS[budget]}{whose} over {found.inside:.3g}, {end}")
+                told.append(f"{BUDGETS[budget]}{whose} over {shown_amount(found.inside)}, {end}")
         size = f"{self.kept[number]:,} {self.parts}"
         return f"radius  {self.circuits[number]} ({size}): {'; '.join(told) or 'free weights alone were tried'}"
 
@@ -356,6 +365,17 @@ def pack_attack(found: Attack) -> tuple[dict[str, Any], dict[str, Tensor]]:
     header |= {"attempts": [asdict(one) for one in found.attempts], **found.about}
     tensors = {"metric": found.metric, "held": found.held, **found.measured.ends}
     return header, tensors | {f"held_{name}": value for name, value in found.held_measured.ends.items()}
+
+
+def shown_amount(value: float) -> str:
+    """How many others, or how large weights may be; what no attempt reached is infinite.
+
+    >>> shown_amount(1280), shown_amount(0.18634), shown_amount(float("inf"))
+    ('1,280', '0.186', '∞')
+    """
+    if np.isinf(value):
+        return "∞"
+    return whole(value) if float(value).is_integer() else f"{value:.3g}"
 
 
 def _key(one: Attempt) -> tuple[int, str, float]:

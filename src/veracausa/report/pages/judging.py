@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from veracausa.circuits.attacks.attack import INSIDE, Attack
+from veracausa.circuits.attacks.attack import INSIDE, Attack, shown_amount
 from veracausa.circuits.attacks.budgets import BUDGETS
 from veracausa.circuits.quality.specificity import Specificity
 from veracausa.circuits.scoreboards.board import Cell, Scoreboard
@@ -156,6 +156,11 @@ def _attack(found: Attack) -> Single:
             ("sparse", "so many others restored (r = 1), all else at 0"),
             ("bounded", "r up to ε on all others"),
             ("free", "any r, after so many steps of ascent"),
+            (
+                "chosen by",
+                "others restored: by the gradient at the circuit; on the path to the model; greedily, with "
+                "what is restored so far; greedy above, with the rest at a sixth as well",
+            ),
             ("held out", "the same weights on pairs that the adversary did not see"),
             ("random", "weights drawn at random, with the same budget"),
         ),
@@ -164,7 +169,7 @@ def _attack(found: Attack) -> Single:
 
 def _drawn(found: Attack) -> Figure:
     """The attack drawn; its sentences stand at the head of the page."""
-    said = "f against what the adversary may do: the strongest attempt with at most that amount, beside random weights."
+    said = "How low and how high f was brought with at most that amount, beside random weights."
     return replace(attack_figure(found, "attack"), sentence=said)
 
 
@@ -176,31 +181,22 @@ def _radii(found: Attack) -> Table:
             for each in (False, True):
                 if any((one.circuit, one.budget, one.each) == (number, budget, each) for one in found.attempts):
                     radius = found.radius(budget, number, each=each)
-                    low, high = radius.interval or (None, None)
+                    low, high = map(shown_amount, radius.interval) if radius.interval else ("", "")
                     rows.append({
                         "circuit": name, "kept": found.kept[number], "budget": BUDGETS[budget],
                         "weights": "each pair's own" if each else "the same for all",
-                        "inside": _amount(radius.inside),
-                        "outside": "–" if radius.outside is None else _amount(radius.outside),
-                        "low": low, "high": _finite(high),
+                        "inside": shown_amount(radius.inside),
+                        "outside": "–" if radius.outside is None else shown_amount(radius.outside),
+                        "low": low, "high": high,
                     })  # fmt: skip
     columns = (
         Column("circuit", "circuit"), Column("kept", f"its {found.parts}", "whole"), Column("budget", "what counts"),
         Column("weights", "weights"), Column("inside", "over"), Column("outside", "at most"),
-        Column("low", "90% from", "plain"), Column("high", "to", "plain"),
+        Column("low", "90% from"), Column("high", "to"),
     )  # fmt: skip
     low, high = INSIDE
     note = f"The smallest budget at which f leaves [{low:g}, {high:g}]; no “at most”: no attempt did it. "
     return Table("radii", "Radii", columns, tuple(rows), note + "90%: over draws of the pairs, from 16 on.")
-
-
-def _amount(value: float) -> str:
-    """How many others, or how large weights may be."""
-    return whole(value) if float(value).is_integer() else f"{value:.3g}"
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is None or np.isfinite(value) else None
 
 
 def _attempts(found: Attack) -> Table:
@@ -212,7 +208,7 @@ def _attempts(found: Attack) -> Table:
         Column("lowest", "lowest", "signed", csv_only=True), Column("highest", "highest", "signed", csv_only=True),
     )  # fmt: skip
     note = "f of the strongest attempt with at most this amount."
-    rows = tuple(row | {"amount": _amount(row["amount"])} for row in rows_of(found.table()))
+    rows = tuple(row | {"amount": shown_amount(row["amount"])} for row in rows_of(found.table()))
     return Table("attempts", "Every amount", columns, rows, note)
 
 
