@@ -54,14 +54,20 @@ def test_shown_and_hidden(base):
     assert any(f"{names[0]}: shown by a −0.8" in sentence for sentence in found.sentences)
 
 
-def test_noise_shows_nothing(base):
-    """Two corruptions with the same true effects: nothing is hidden (12 units × 20 draws; level 0.05 for all units)."""
-    wrong = 0
-    for seed in range(20):
-        pair = {"a": made_up(base, [0.1, -0.1], seed=seed), "b": made_up(base, [0.1, -0.1], seed=100 + seed)}
-        found = CounterfactualComparison(pair, top=3)
-        wrong += bool(found.shown("a", "b")) + bool(found.shown("b", "a"))
-    assert wrong <= 4  # 40 questions at 5%: 5 or more have probability under 5%
+def test_noise_shows_and_moves_nothing(base):
+    """No unit has an effect under either corruption: what is said of any unit is wrong, in 5% of draws at the most.
+
+    Of 300 draws 15 are expected at that, and over 25 with probability under .005; 32 of these had movers when each of
+    three corruptions was tested at 5% of its own.
+    """
+    shown = moved = 0
+    for seed in range(300):
+        found = CounterfactualComparison(
+            {name: made_up(base, [], seed=1000 * i + seed) for i, name in enumerate("abc")}, top=3, least=0
+        )
+        shown += bool(found.contrasts())
+        moved += bool(found.movers())
+    assert shown <= 25 and moved <= 25
 
 
 def test_tests_are_those_of_scipy():

@@ -13,6 +13,7 @@ from word_tokenizer import word_tokenizer
 
 import veracausa as vc
 from veracausa.errors import MethodError, UnitError
+from veracausa.statistics import differing
 
 WORDS = ["The", "key", "keys", "to", "cabinet", "is", "are", "old", "new"]
 QUIET = {"show_progress": False}
@@ -38,7 +39,8 @@ def with_gap(scores, gap=(1.0, 1.4, 0.9, 1.2, 1.1)):
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 @pytest.mark.parametrize("shares", [True, False])
-def test_differences_are_those_of_the_slow_way(family, shares):
+def test_differences_are_those_of_the_slow_way(family, shares, monkeypatch):
+    monkeypatch.setattr(differing, "LEAST", 2)  # unpaired tests of the few pairs here, too
     lm = model(family)
     task = pairs(lm)
     exact = vc.exact(lm, task, units="heads@positions" if family == "gpt2" else "heads", **QUIET)
@@ -65,7 +67,7 @@ def test_differences_are_those_of_the_slow_way(family, shares):
             assert (np.diff(sizes) <= 0).all() and (mine >= naive.ranks(values.tolist())).all()
 
 
-def test_of_plain_effects_they_are_students_and_welchs_tests():
+def test_of_plain_effects_they_are_students_and_welchs_tests(monkeypatch):
     lm = model()
     exact = vc.exact(lm, pairs(lm), **QUIET)
     one = replace(exact, clean=exact.corrupted - torch.tensor([1.0, 2, 3, 2, 1]))  # an inverted gap: no shares
@@ -73,6 +75,10 @@ def test_of_plain_effects_they_are_students_and_welchs_tests():
     (found,) = (one | other).compared
     paired = stats.ttest_rel(other.values.numpy(), one.values.numpy())
     np.testing.assert_allclose(found.found.p, paired.pvalue, rtol=1e-9)
+    apart = vc.studies.beside(one, other, paired=False)
+    assert np.isnan(apart.compared[0].found.p).all() and not apart.compared[0].differs.any()
+    assert "no test: 5 pairs against 5 other ones, and Welch’s test holds its level from 16 on" in apart.sentences[1]
+    monkeypatch.setattr(differing, "LEAST", 5)
     (found,) = vc.studies.beside(one, other, paired=False).compared
     welch = stats.ttest_ind(other.values.numpy(), one.values.numpy(), equal_var=False)
     np.testing.assert_allclose(found.found.p, welch.pvalue, rtol=1e-9)

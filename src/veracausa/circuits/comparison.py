@@ -19,6 +19,7 @@ import numpy as np
 
 from veracausa.circuits.circuit import Circuit, circuit_body
 from veracausa.result import ROWS, Paged
+from veracausa.statistics.bootstrap import LEAST
 from veracausa.storage.files import write_json
 from veracausa.units.edges import Edges
 from veracausa.words import counted, listed, p_value, plain, share
@@ -223,9 +224,10 @@ class CircuitComparison(Paged):
         how = "paired, Student’s test" if self.paired else "unpaired, Welch’s test"
         count = f"At {differ:,} of {len(tested):,} equal sizes f differs significantly ({how}, Holm’s correction)."
         if not tested:
-            count = (
-                f"{counted(len(self.sizes), 'equal size')} were run in both; no error of f is known to test them by."
-            )
+            why = "no error of f is known to test them by"
+            if not self.paired and any(math.isfinite(one.stderr) for one in self.sizes):
+                why = f"on other pairs, they are tested from {LEAST} on each side on"
+            count = f"{counted(len(self.sizes), 'equal size')} were run in both; {why}."
         p = f", {p_value(most.p_holm)} after correction" if math.isfinite(most.p_holm) else ""
         ranked = "signed importance" if most.ranking == "signed" else "|importance|"
         first, second = (_f(*one) for one in zip(most.f, most.errors, strict=True))

@@ -3,8 +3,8 @@
 All effects are noising effects of the same clean runs, so they are on one scale: shares of the largest mean gap among
 the corruptions. (Each corruption's own gap would not do: one that leaves the answer as it is has almost none.)
 
-Corruption a shows unit u and b hides it, if over the examples both hold (one t-test each, a unit's p-value is the
-larger of the two, Holm-corrected for all units):
+Corruption a shows unit u and b hides it, if over the examples both hold (t-tests of both sides, a unit's p-value is the
+larger of the two, Holm-corrected for all units and all ordered pairs of corruptions together):
 
 * E_u under a differs from 0 (and is at least `least` of the scale);
 * |E_u| under b is less than a third of that under a, example by example paired. (That E_u is significant under a and
@@ -28,7 +28,7 @@ from veracausa.scores.files import same_table
 from veracausa.scores.made_of import MadeOfScores
 from veracausa.scores.scores import Scores
 from veracausa.statistics.accuracy import holm
-from veracausa.statistics.means import LEVEL, differs, exceeds, magnitude
+from veracausa.statistics.means import LEVEL, differs, weaker
 from veracausa.statistics.ratios import ratios
 from veracausa.storage.files import at
 from veracausa.storage.schema import many, number, one_of, reading, whole
@@ -148,13 +148,11 @@ class CounterfactualComparison(MadeOfScores):
     @cached_property
     def _hidden(self) -> dict[tuple[str, str], np.ndarray]:
         """(a, b) → which units a shows and b hides."""
-        sizes = {name: magnitude(values) for name, values in self.values.items()}
-        found = {}
-        for a, b in permutations(self.names, 2):
-            less = exceeds(HIDDEN * sizes[a] - sizes[b], 0.0)
-            p = holm(np.maximum(differs(self.values[a]), less).tolist())
-            found[a, b] = (p < LEVEL) & (np.abs(self.mean(a)) >= self.least)
-        return found
+        pairs = list(permutations(self.names, 2))
+        p = [np.maximum(differs(self.values[a]), weaker(self.values[b], self.values[a], HIDDEN)) for a, b in pairs]
+        sure = holm(np.concatenate(p).tolist()).reshape(len(pairs), -1) < LEVEL
+        large = {name: np.abs(self.mean(name)) >= self.least for name in self.names}
+        return {(a, b): one & large[a] for (a, b), one in zip(pairs, sure, strict=True)}
 
     def shown(self, a: str, b: str) -> list[str]:
         """Units that corruption `a` shows and `b` hides, the strongest first; empty for a single example.
@@ -167,9 +165,14 @@ class CounterfactualComparison(MadeOfScores):
         return self.one.units[chosen[np.argsort(-np.abs(self.mean(a)[chosen]), kind="stable")]].names
 
     def movers(self, k: int = 5) -> list[str]:
-        """Units with an effect that is beyond chance, whose rank moves most among corruptions (ratio of its ranks)."""
+        """Units with an effect that is beyond chance, whose rank moves most among corruptions (ratio of its ranks).
+
+        Beyond chance: under one corruption or more, Holm-corrected for all units and corruptions together.
+        """
         ranks = np.stack([self.rank(name) for name in self.names])
-        real = [(self.p[name] < LEVEL) & (np.abs(self.mean(name)) >= self.least) for name in self.names]
+        p = holm(np.concatenate([differs(self.values[name]) for name in self.names]).tolist())
+        large = np.stack([np.abs(self.mean(name)) >= self.least for name in self.names])
+        real = (p.reshape(large.shape) < LEVEL) & large
         moved = np.where(np.any(real, axis=0), ranks.max(0) / ranks.min(0), 0.0)
         chosen = [int(u) for u in np.argsort(-moved, kind="stable")[:k] if moved[u] > 1]
         return self.one.units[chosen].names

@@ -25,7 +25,8 @@ from veracausa.scores.agreement import strongest_of
 from veracausa.scores.mismatches import mismatches
 from veracausa.scores.scores import METRIC, UNPAIRED, Scores
 from veracausa.statistics.accuracy import holm
-from veracausa.statistics.differing import Differences, differences, variance_of_mean
+from veracausa.statistics.bootstrap import LEAST
+from veracausa.statistics.differing import Differences, differences, few_apart, variance_of_mean
 from veracausa.statistics.means import LEVEL
 from veracausa.statistics.ratios import influences, ratios, unseparated
 from veracausa.units.kinds import singular
@@ -170,7 +171,11 @@ class Compared:
         if not (self.one.per_example and self.other.per_example):
             return "scores that are one for all pairs have no error"
         gaps = [why for scores in (self.one, self.other) if (why := unseparated(scores.gap))]
-        return gaps[0] if gaps else "no error is known"
+        if gaps:
+            return gaps[0]
+        if not self.paired and min(self.one.n, self.other.n) < LEAST:
+            return few_apart(self.one.n, self.other.n)
+        return "no error is known"
 
     @property
     def sentences(self) -> tuple[str, ...]:

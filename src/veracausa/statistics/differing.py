@@ -9,6 +9,11 @@ of a share, `ratios.influences`) has SE(f) = sd(u) / √n. For two figures, f of
 
 p is of H0: the figures are equal (two-sided). For means these are Student's paired test and Welch's. Where nothing
 varies, p is 0 for figures that differ and 1 for equal ones; NaN where no error is known, as for a single example.
+
+Unpaired, p is NaN with fewer than `LEAST` examples on either side, too: skewed numbers shift t where sets are small or
+of unequal sizes. At 5%, equal means of exponential numbers are told apart in up to 14% of draws of 4 against 4 to 64
+and 11% of 8, lognormal ones in 19% and 17%; from 16 on both sides in 8% and 14%, normal ones in 5%
+(tests/statistics/test_differing.py).
 """
 
 from __future__ import annotations
@@ -17,6 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from veracausa.statistics.bootstrap import LEAST
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -43,16 +50,26 @@ def differences(
     value = figures[1] - figures[0]
     if paired:
         variance, count = variance_of_mean(influences[1] - influences[0])
-        freedom = count - 1.0
+        freedom, enough = count - 1.0, count > 1
     else:
         (one, n), (other, m) = map(variance_of_mean, influences)
-        variance = one + other
+        variance, enough = one + other, np.minimum(n, m) >= LEAST
         with np.errstate(divide="ignore", invalid="ignore"):
             freedom = variance**2 / (one**2 / (n - 1) + other**2 / (m - 1))
     error = np.sqrt(variance)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 2 * stats.t.sf(np.abs(value) / error, freedom)
-    return Differences(value, error, np.where(error == 0, np.where(value == 0, 1.0, 0.0), p))
+    p = np.where(error == 0, np.where(value == 0, 1.0, 0.0), p)
+    return Differences(value, error, np.where(enough, p, np.nan))
+
+
+def few_apart(n: int, m: int) -> str:
+    """Why sets of n and m other examples are not tested against each other, where one has fewer than `LEAST`.
+
+    >>> few_apart(4, 40)
+    '4 pairs against 40 other ones, and Welch’s test holds its level from 16 on each side on'
+    """
+    return f"{n:,} pairs against {m:,} other ones, and Welch’s test holds its level from {LEAST} on each side on"
 
 
 def variance_of_mean(values: Float[np.ndarray, "examples units"]) -> tuple[np.ndarray, np.ndarray]:

@@ -55,6 +55,14 @@ def within(values: Float[np.ndarray, "examples units"], bound: float) -> Float[n
     return np.maximum(exceeds(values, -bound), exceeds(-values, -bound))
 
 
-def magnitude(values: Float[np.ndarray, "examples units"]) -> Float[np.ndarray, "examples units"]:
-    """Effects with the sign of their own mean turned to +, so that means are magnitudes and examples stay paired."""
-    return values * np.where(values.mean(0) < 0, -1.0, 1.0)
+def weaker(
+    other: Float[np.ndarray, "examples units"], values: Float[np.ndarray, "examples units"], share: float
+) -> Float[np.ndarray, " units"]:
+    """p-values of H0: |mean of other| is at least `share` · |mean of values|, both of the same examples (two-sided).
+
+    It is less where share · E + E′ and share · E − E′ have one sign, whichever: both must lie beyond 0 on that side.
+    Signs of the means are never taken as known, so H0 is rejected in no more than p, whatever both figures are.
+    """
+    both = share * values + other, share * values - other
+    above, below = (np.maximum(*(exceeds(side * one, 0.0) for one in both)) for side in (1, -1))
+    return np.minimum(1.0, 2 * np.minimum(above, below))

@@ -23,8 +23,8 @@ _METHODS = (
     (
         "f at equal sizes",
         "Circuits of the same ranking with as many edges, where both were run. Standard errors are over pairs, to "
-        "first order; on the same pairs the test is Student’s on their differences, on others Welch’s; p is corrected "
-        "by Holm’s method over all sizes.",
+        "first order; on the same pairs the test is Student’s on their differences, on others Welch’s, if there are "
+        "16 or more on each side; p is corrected by Holm’s method over all sizes.",
     ),
     (
         "Ranks",

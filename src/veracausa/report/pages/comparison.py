@@ -31,7 +31,8 @@ _METHODS = (
         "Differences",
         "B − A, unit by unit. Standard errors are over pairs; of shares of the gap to first order (each pair’s part "
         "in numerator and denominator). Over the same pairs they are of the differences of pairs, and the test is "
-        "Student’s; over other pairs both errors add up, and the test is Welch’s.",
+        "Student’s; over other pairs both errors add up, and the test is Welch’s, if there are 16 or "
+        "more on each side: at 5% it is wrong in 5% of draws of normal numbers, in up to 14% of very skewed ones.",
     ),
     (
         "Significance",
