@@ -181,13 +181,13 @@ def _radii(found: Attack) -> Table:
             for each in (False, True):
                 if any((one.circuit, one.budget, one.each) == (number, budget, each) for one in found.attempts):
                     radius = found.radius(budget, number, each=each)
-                    low, high = map(shown_amount, radius.interval) if radius.interval else ("", "")
+                    ends = tuple(map(shown_amount, radius.interval)) if radius.interval else ("", "")
                     rows.append({
                         "circuit": name, "kept": found.kept[number], "budget": BUDGETS[budget],
                         "weights": "each pair's own" if each else "the same for all",
                         "inside": shown_amount(radius.inside),
                         "outside": "–" if radius.outside is None else shown_amount(radius.outside),
-                        "low": low, "high": high,
+                        "low": ends[0], "high": ends[1],
                     })  # fmt: skip
     columns = (
         Column("circuit", "circuit"), Column("kept", f"its {found.parts}", "whole"), Column("budget", "what counts"),
