@@ -11,12 +11,11 @@ from itertools import groupby
 
 import pytest
 import torch
+from no_norms import random_compiled
 
 import veracausa as vc
 from veracausa.errors import MethodError, PromptError, TaskError
 from veracausa.ground_truth import COMPILED, load_compiled, truth
-from veracausa.ground_truth.compiled import CompiledConfig, CompiledForCausalLM
-from veracausa.model import Model
 
 every_program = pytest.mark.parametrize("name", COMPILED)
 
@@ -172,22 +171,6 @@ def test_contracts(name, dtype):
     assert all(check.ok for check in lm.check())
 
 
-def _random(seed: int = 0) -> Model:
-    """A model of this family whose every weight matters, and which is no program."""
-    config = CompiledConfig(
-        vocab_size=30, outputs=5, hidden_size=12, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        head_dim=6, attn_implementation="sdpa",
-    )  # fmt: skip
-    hf = CompiledForCausalLM(config).double().eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in hf.parameters():
-            weight.copy_(0.5 * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
-    from veracausa.anatomy import decoder_of
-
-    return Model(hf, None, "random", "random weights", decoder_of(hf))
-
-
 @pytest.fixture
 def mixed() -> vc.Task:
     """Pairs that differ late, with a long prefix in common: sharing it would be wrong here."""
@@ -199,7 +182,7 @@ def mixed() -> vc.Task:
 @pytest.mark.parametrize("units", ["heads@positions", "neurons@positions", "mlps@positions", "residual@positions"])
 def test_positions_before_the_first_difference_see_it(mixed, units):
     """Attention looks both ways, so nothing is shared, and a unit at an early position has an effect."""
-    lm = _random()
+    lm = random_compiled()
     scores = vc.exact(lm, mixed, units=units, show_progress=False)
     early = (scores.units.position == 0) & (scores.units.layer == 0)
     if units == "heads@positions":
@@ -252,7 +235,7 @@ def _patched(lm, task, example, kind, layer, index, position) -> float:
 @pytest.mark.parametrize("units", ["patterns", "patterns@positions", "patterns@cells"])
 def test_patterns_see_both_ways(mixed, units):
     """Cells of keys behind their query, too; beyond the end of a prompt there is none, exact or estimated."""
-    lm = _random()
+    lm = random_compiled()
     scores = vc.exact(lm, mixed, units=units, show_progress=False)
     estimate = vc.attribute(lm, mixed, units=units, show_progress=False)
     table, none = scores.units, [None] * len(scores)
@@ -322,7 +305,7 @@ def _run(lm, ids) -> torch.Tensor:
 @torch.no_grad()
 def test_edges_at_one_position(mixed):
     """A reader sees the change at one position, early ones included; against whole runs written out."""
-    lm = _random()
+    lm = random_compiled()
     names = [f"{edge}@{position}" for edge in ("input->a0.kv1<k>", "a0.h0->a1.h1<q>", "a0.h1->m0", "m0->a1.kv0<v>")
              for position in range(4)]  # fmt: skip
     ours = vc.exact(lm, mixed, units=names, show_progress=False)
@@ -341,13 +324,13 @@ def test_edges_at_one_position(mixed):
 
 
 def test_contracts_hold_with_random_weights(mixed):
-    assert all(check.ok for check in dataclasses.replace(_random(), probe=mixed).check())
+    assert all(check.ok for check in dataclasses.replace(random_compiled(), probe=mixed).check())
 
 
 @pytest.mark.parametrize("method", ["atp", "ig", "eap-ig", "relp", "gim"])
 def test_estimates_run_both_ways(mixed, method):
     """Padding-free, prefix-free: the pair alone gives what it gives beside another of its length."""
-    lm = _random()
+    lm = random_compiled()
     both = vc.attribute(lm, mixed, units="heads", method=method, show_progress=False).values
     assert torch.isfinite(both).all() and float(both[0].abs().max()) > 1e-4
 

@@ -7,6 +7,7 @@ import pytest
 import tiny_models
 import torch
 from bridges import as_model
+from no_norms import random_compiled
 
 import veracausa as vc
 from veracausa.engine.gates import GatedPairs
@@ -234,3 +235,20 @@ def test_the_plan_is_what_it_costs(tiny, task_of, steps):
     assert plan.tokens() == learn(lm, task, steps=steps, batch=2).cost.token_layers
     with pytest.raises(MethodError, match="single positions"):
         mask.work(lm, task, units="heads@positions")
+
+
+def test_on_a_model_that_is_linear_the_order_is_that_of_exact_effects():
+    """Neurons of the last MLP, whose writes the logits read without a norm; some never fire, and stay in the middle."""
+    lm = random_compiled()
+    task = vc.Task(
+        "late", ((1, 2, 3, 4, 5), (6, 7, 8, 9)), ((1, 2, 3, 4, 15), (6, 7, 18, 9)), ((0,), (1,)), ((2,), (3,))
+    )
+    names = [name for name in all_units(lm, "neurons").names if name.startswith("m1.")]
+    effects = vc.exact(lm, task, units=names, show_progress=False).importance().double()
+    together = vc.exact(lm, task, units={"all": names}, show_progress=False).importance().double()
+    torch.testing.assert_close(effects.sum(), together[0])  # they add up
+    mask = learn(lm, task, units=names, how="matryoshka", loss="metric", keep=3, steps=120)
+    moving = (effects.abs() > 1e-9).nonzero().flatten()
+    assert len(moving) == 12
+    assert torch.equal(mask.mean()[moving].argsort(), effects[moving].argsort())
+    assert (mask.mean()[effects > 1e-9].min() > mask.mean()[effects.abs() < 1e-9].max())

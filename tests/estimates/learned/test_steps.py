@@ -61,6 +61,7 @@ def naive(learner, planned, seed, writers):
     scores = torch.full((count,), learner.begin, dtype=torch.float64).requires_grad_()
     adam, first_order, second_order, start = torch.optim.Adam([scores], lr=learner.lr), 0.0, 0.0, None
     for step, groups in enumerate(planned):
+        coin = np.random.default_rng([seed, step]).random()
         total = torch.zeros((), dtype=torch.float64)
         for pair in [pair for group in groups for pair in (2 * group, 2 * group + 1)]:
             key = pair if learner.each else 0
@@ -68,7 +69,8 @@ def naive(learner, planned, seed, writers):
             gates = hard(scores, torch.from_numpy(draws))
             if writers is not None:
                 gates = gates[:UNITS] * gates[UNITS:][writers]
-            total = total + loss_of(pair, gates, False) / (2 * len(groups))
+            ablated = learner.aim == "cause" or (learner.aim == "both" and coin < 0.5)
+            total = total + loss_of(pair, 1 - gates if ablated else gates, ablated) / (2 * len(groups))
             if learner.aim == "complete":
                 total = total + learner.completeness * loss_of(pair, 1 - gates, True) / (2 * len(groups))
         share = torch.sigmoid(scores[:UNITS] - 2 / 3 * math.log(0.1 / 1.1)).mean()
@@ -96,10 +98,14 @@ def descended(learner, writers=None, seed=2):
 
 @pytest.mark.parametrize(
     ("parts", "nodes"),
-    [({}, False), ({"each": True}, False), ({"each": True}, True), ({"aim": "complete", "loss": "answers"}, False)],
-)
+    [
+        ({}, False), ({"each": True}, False), ({"each": True}, True), ({"aim": "complete", "loss": "answers"}, False),
+        ({"aim": "cause", "loss": "bounded"}, False), ({"aim": "both", "loss": "bounded", "each": True}, False),
+    ],
+)  # fmt: skip
 def test_a_step_is_that_of_its_definition(parts, nodes):
-    """Edge Pruning's gates on edges and nodes, draws for all pairs and for each, DiscoGP's two terms; 1e-9."""
+    """Edge Pruning's gates on edges and nodes, draws for all pairs and for each, DiscoGP's two terms, and matryoshka's
+    two directions: what is open is what is left, or what is ablated; 1e-9."""
     learner = Learner(hold="lagrangian", steps=4, lr=0.2, begin=1.0, nodes=nodes, completeness=0.7, **parts)
     writers = WRITERS if nodes else None
     found, planned = descended(learner, writers)
