@@ -58,7 +58,7 @@ Estimate = Literal[
 EdgeScoring = Literal[
     "eap", "qk-exact", "eap-ig-activations", "eap-ig", "conductance", "ceap", "eap-gp", "gradpath-complete",
     "expected-gradients", "geodesic-ig", "gim", "relp", "ifr", "iterated", "balanced", "settled", "guarded",
-    "learned", "matryoshka", "exact",
+    "learned", "matryoshka", "bottleneck", "adversarial", "edge-pruning", "ugs", "discogp", "exact",
 ]  # fmt: skip
 #: Parts of an estimate.
 PathName = Literal["point", "inputs", "draws", "gradpath", "gradpath-complete", "geodesic", "layer", "encoded", "unit"]

@@ -20,8 +20,11 @@ from veracausa.discovery.evaluation import alike, random_ranking, read, seen_by
 from veracausa.discovery.files import claim
 from veracausa.discovery.steps import Scoring, running, verifying
 from veracausa.errors import CircuitError, FileError, GapError, MethodError, TaskError
+from veracausa.estimates.learned import learner
+from veracausa.estimates.learned.learner import LEARNERS
 from veracausa.report.pages.discovery import page
 
+LEARNED = ("learned", "matryoshka", "bottleneck", "adversarial", "edge-pruning", "ugs", "discogp")
 OPTIONS = {"edges": 60, "sizes": (0.05, 0.3, 1.0), "top": 12, "sample": 8, "show_progress": False}
 
 
@@ -187,14 +190,20 @@ def test_the_forecast_is_what_it_costs(lm, task, found):
     "method",
     [
         *("eap", "ceap", "expected-gradients", "gim", "ifr", "iterated"),
-        *(pytest.param(how, marks=pytest.mark.slow) for how in ("learned", "matryoshka")),
+        *(pytest.param(how, marks=pytest.mark.slow) for how in LEARNED),
     ],
 )
-def test_what_scores_cost(lm, task, method):
+def test_what_scores_cost(lm, task, method, monkeypatch):
+    if method not in ("learned", "matryoshka"):  # published ones take thousands of steps
+        few = {name: dataclasses.replace(one, steps=3) for name, one in LEARNERS.items()}
+        monkeypatch.setattr(learner, "LEARNERS", few)
     found = vc.discover(lm, task[:2], method=method, **OPTIONS)
     forecast = Scoring.of(lm, found.pairs, method, OPTIONS["edges"], 0).work.tokens()
-    loose = {"learned": 0.02, "matryoshka": 0.02}  # two runs of what is kept, of a circuit that is not known before
+    # two runs of what is kept, of a circuit that is not known before: of a few steps a larger part
+    loose = {"learned": 0.02, "matryoshka": 0.02} | dict.fromkeys(LEARNED[2:], 0.2)
     assert found.scores.cost.token_layers == pytest.approx(forecast, rel=loose.get(method, 1e-9))
+    assert (found.receipt is None) == (method in ("ifr", "ugs"))
+    assert method not in LEARNED or found.scores.settings["learner"] == {"learned": "top-k"}.get(method, method)
 
 
 def test_the_forecast_is_shown_beforehand_with_seconds(lm, task, capsys):

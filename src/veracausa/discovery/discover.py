@@ -90,7 +90,7 @@ class DiscoverWork(Staged):
     @property
     def checks(self) -> int:
         """How many exact effects the receipt takes: exact scores need none, shares of a sum have no exact effect."""
-        return 0 if self.scoring.method in ("exact", "ifr") else min(self.top + self.sample, self.lm.graph.size)
+        return 0 if self.scoring.method in ("exact", "ifr", "ugs") else min(self.top + self.sample, self.lm.graph.size)
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -278,8 +278,10 @@ def discover(
         method: what scores the edges: a method of edges ("eap", "eap-ig", "eap-gp", …), a `vc.Method`, "iterated" or
             "balanced" (scored anew in the shrinking circuit), "settled" (the same, and at the size of the circuit
             edges return until it comes to rest), "guarded" (these rounds also where an adversary has restored some
-            others), "learned" or "matryoshka" (gates for all sizes,
-            `vc.circuits.learn`), or "exact" (exact effects of all edges). "ifr" has no receipt.
+            others), "learned" or "matryoshka" (gates for all sizes, `vc.circuits.learn`; by the names of its other
+            ways, too: "bottleneck", "adversarial", "edge-pruning", "ugs", "discogp", with the published number of
+            steps), or "exact" (exact effects of all edges). "ifr" and "ugs", which moves to constants of
+            its own, have no receipt.
         edges: edges asked for; pruning dead ends may leave fewer.
         how: how they are selected: "connected", "greedy", "top", "abs" or "optimal"; by: see `vc.select`.
         by: see `vc.select`.

@@ -40,8 +40,11 @@ PIECES = "pieces"
 
 #: Ways in which a circuit settles at its size → in how many rounds, and guarded against how many others restored.
 _SETTLED: dict[Any, dict[str, Any]] = {"settled": {"settle": 4}, "guarded": {"settle": 6, "guard": (30, 100)}}
-#: Ways of learning masks for all sizes.
-_LEARNED: dict[Any, LearnedBy] = {"learned": "top-k", "matryoshka": "matryoshka"}
+#: Ways of learning masks.
+_LEARNED: dict[Any, LearnedBy] = {
+    "learned": "top-k", "matryoshka": "matryoshka", "bottleneck": "bottleneck", "adversarial": "adversarial",
+    "edge-pruning": "edge-pruning", "ugs": "ugs", "discogp": "discogp",
+}  # fmt: skip
 #: Scores that are taken in rounds.
 _ITERATED = ("iterated", "balanced", *_SETTLED)
 
@@ -69,7 +72,7 @@ class Scoring:
             return cls(method, iterate.work(lm, task, by="balanced" if method == "balanced" else "abs_mean"))
         if method == "settled" or method == "guarded":
             return cls(method, iterate.work(lm, task, by="balanced", smallest=edges, **_SETTLED[method]))
-        if method == "learned" or method == "matryoshka":
+        if method in _LEARNED:
             return cls(method, learn.work(lm, task, how=_LEARNED[method], keep=edges, seed=seed))
         return cls(method, attribute.work(lm, task, units="edges", method=method))
 

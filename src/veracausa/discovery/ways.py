@@ -13,6 +13,11 @@ FURTHER = {
     "guarded": "the same, each round also where an adversary has restored some of the others",
     "learned": "gates for all sizes, learned by descent",
     "matryoshka": "the same, as what suffices and as the cause; overshoot earns nothing (2609.25518)",
+    "bottleneck": "noise on edges, priced by what comes through (after 2001.00396)",
+    "adversarial": "gates for one size, with an adversary in every step",
+    "edge-pruning": "gates for one size, on edges and nodes (Edge Pruning, 2406.16778)",
+    "ugs": "a price for every edge, constants learned along (UGS, 2409.09951)",
+    "discogp": "a price for every edge, zero ablation, nothing left without it (DiscoGP, 2407.03779)",
     "exact": "the exact effect of every edge",
 }
 #: Every way of scoring edges.
