@@ -74,7 +74,7 @@ class Scoring:
             return cls(method, iterate.work(lm, task, by="balanced", smallest=edges, **_SETTLED[method]))
         if method in _LEARNED:
             return cls(method, learn.work(lm, task, how=_LEARNED[method], keep=edges, seed=seed))
-        return cls(method, attribute.work(lm, task, units="edges", method=method))
+        return cls(method, attribute.work(lm, task, units="edges", method=cast("Estimate | Method", method)))
 
     @property
     def step(self) -> Step:
