@@ -21,8 +21,9 @@ from veracausa.circuits.sheaves.finding import STAGES
 from veracausa.discovery.ways import SCORED_BY
 from veracausa.engine.passages import WAYS as BETWEEN
 from veracausa.estimates.learned.gates import GATES
-from veracausa.estimates.learned.learner import AIMS, HOLDS, LEARNED_BY, LEARNERS, SIZES
+from veracausa.estimates.learned.learner import AIMS, HOLDS, LEARNERS, SIZES
 from veracausa.estimates.learned.losses import LOSSES, MASK_LOSSES
+from veracausa.estimates.learned.ways import LEARNED_BY
 from veracausa.estimates.parts import COMBINATIONS, PATHS, RULES
 from veracausa.estimates.paths.grids import GRIDS
 from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES

@@ -278,6 +278,13 @@ def test_a_learned_mask(call, pairs, folder, tmp_path):
     lm = vc.load(folder)
     direct = vc.estimates.learn_mask(lm, vc.task(lm, pairs), seed=3, show_progress=False)
     assert torch.equal(vc.open(tmp_path / "mask-heads.safetensors").values, direct.values)
+    words = ("--method", "mask", "--learner", "top-k", "--seeds", 2, "--keep", 3)
+    assert call("attribute", pairs, *words, "--out", tmp_path).exit_code == 0
+    direct = vc.estimates.learn_mask(lm, vc.task(lm, pairs), how="top-k", keep=3, seeds=2, show_progress=False)
+    found = vc.open(tmp_path / "mask-top-k-heads.safetensors")
+    assert torch.equal(found.values, direct.values) and torch.equal(found.draw_stderr, direct.draw_stderr)
+    for wrong, message in ((("--method", "mask", "--learner", "luck"), "luck"), (("--seeds", 2), "Add --method mask")):
+        assert message in str(call("attribute", pairs, *wrong).exception)
     refused = call("attribute", pairs, "--method", "mask", "--nodes", 3).exception
     assert isinstance(refused, MethodError) and "no baseline, direction or nodes" in str(refused)
 

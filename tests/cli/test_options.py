@@ -18,6 +18,7 @@ from veracausa.cli.app import app
 from veracausa.cli.options import DTYPES
 from veracausa.discovery.other_tasks import evaluate
 from veracausa.discovery.ways import SCORED_BY
+from veracausa.estimates.learned.ways import LEARNED_BY
 from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES
 from veracausa.loading.wheels import PACKAGED
 from veracausa.pruning.names import KINDS as CUT_KINDS
@@ -193,6 +194,7 @@ def test_defaults_are_those_of_the_public_call(command, function):
         ("method", ("discover",), SCORED_BY),
         ("rankings", ("scoreboard",), [*SCORED_BY, "random"]),
         ("parts", ("scoreboard",), PARTS),
+        ("learner", ("attribute",), LEARNED_BY),
         ("budgets", ("adversary",), BUDGETS),
         ("goals", ("adversary",), GOALS),
         ("starts", ("adversary",), STARTS),

@@ -10,6 +10,7 @@ from veracausa.cli.command import Options, spread
 from veracausa.cli.estimate_options import Baseline, Budget, Method, Nodes, Sample, Tau, Top, UntilMissed, Verify
 from veracausa.cli.foretelling import foretold
 from veracausa.cli.laying import LayingOptions
+from veracausa.cli.masking import MaskOptions
 from veracausa.cli.output import body_of, finish, with_csv
 from veracausa.cli.replacing import ReplacingOptions
 from veracausa.cli.setup import Setup
@@ -89,6 +90,7 @@ def attribute(
     setup: Setup,
     receipt: ReceiptOptions,
     laying: LayingOptions,
+    masking: MaskOptions,
     method: Method = "atp",
     units: Units = "heads",
     baseline: Baseline = None,
@@ -98,23 +100,23 @@ def attribute(
 ) -> None:
     """Estimates of effects from gradients, or a learned mask; with --verify, how far they can be trusted."""
     from veracausa.estimates.attribute import attribute as estimate
-    from veracausa.estimates.learned.masks import learn_mask
 
     wanted = units_of(units)
     require_estimate(method, wanted, setup.metric, baseline, direction, nodes)
+    masking.require(method)
     require_reference(reference, [baseline or ""])
     until = receipt.require(method, baseline, setup.seed)
     lm, task = setup.ready()
     lm = laying.on(lm)
     if method == "mask":
-        scores: Scores = foretold(learn_mask, lm, task, units=wanted, seed=setup.seed)
+        scores = masking.learned(lm, task, wanted, setup.seed, setup.out)
     else:
         scores = foretold(
             estimate, lm, task, units=wanted, method=method, baseline=baseline, direction=direction, nodes=nodes,
             reference=reference,
         )  # fmt: skip
     how = [baseline] * (baseline not in (None, "corrupted")) + [direction] * (direction != "noising")
-    name = "-".join([method, scores.units.kind, *(part for part in how if part)])
+    name = "-".join([scores.method if method == "mask" else method, scores.units.kind, *(part for part in how if part)])
     if receipt.verify:
         _verify(setup, receipt, lm, task, scores, until, name, reference)
     else:

@@ -10,6 +10,7 @@ from veracausa.circuits.selection.ways import HOW
 from veracausa.cli.choices import one_of, several_of
 from veracausa.cli.options import any_of, count, explained, number, option
 from veracausa.discovery.ways import SCORED_BY
+from veracausa.estimates.learned.ways import LEARNED_BY
 from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES, NODES_ONLY
 from veracausa.scores.estimands import BASELINES
 from veracausa.tasks.registry import BUILTIN
@@ -33,6 +34,18 @@ EdgeMethod = Annotated[
         autocompletion=one_of(SCORED_BY),
     ),
 ]
+LearnerName = Annotated[
+    str,
+    option(
+        "--learner",
+        help=f"How a mask is learned: {any_of(LEARNED_BY)}. See `veracausa methods`.",
+        autocompletion=one_of(LEARNED_BY),
+    ),
+]
+Keep = Annotated[
+    float | None, number(help="Units that a mask keeps: a share under 1, or a number. Default: 0.1; of edges 0.02.")
+]
+Seeds = Annotated[int, count(help="Runs of a mask, each with a seed of its own; their spread is told.", min=1)]
 Baseline = Annotated[
     str | None,
     option(help=f"What units move towards: {any_of(BASELINES)}. Default: corrupted.", autocompletion=one_of(BASELINES)),

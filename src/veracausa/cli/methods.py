@@ -31,6 +31,7 @@ _TITLES = {
     "Rules: what gradients become on their way back": "rules",
     "Combinations: the score of a unit u": "combinations",
     "Other scores of edges (discover --method)": "further",
+    "Ways of learning masks (attribute --method mask --learner)": "learners",
     "Selections of edges by their scores (discover --how)": "selections",
     "Ablations: what a unit is replaced by (exact --ablation)": "ablations",
     "Baselines: the ablation whose effect an estimate is of (attribute --baseline)": "baselines",
@@ -41,6 +42,7 @@ _TITLES = {
 def _found() -> dict[str, Any]:
     from veracausa.circuits.selection.ways import HOW
     from veracausa.discovery.ways import FURTHER
+    from veracausa.estimates.learned.ways import LEARNED_BY
     from veracausa.estimates.parts import COMBINATIONS, PATHS, RULES
     from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES, PRESETS
     from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS
@@ -52,6 +54,7 @@ def _found() -> dict[str, Any]:
         "rules": RULES,
         "combinations": COMBINATIONS,
         "further": FURTHER,
+        "learners": LEARNED_BY,
         "selections": {name: way.description for name, way in HOW.items()},
         "ablations": ABLATIONS,
         "baselines": BASELINES,
