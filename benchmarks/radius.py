@@ -1,9 +1,10 @@
 """What it takes to break circuits of one size that were selected in several ways: until f leaves [½, 1½].
 
-Rankings are made on some pairs (iterated by |gradient|; balanced; settled: balanced down to the size, then rounds in
-which removed edges return; guarded: the same, scored also where an adversary has restored some of the others), and
-their circuits attacked on other pairs, downwards and upwards: how many other edges are restored (k), and how large
-their weights become (ε), `vc.circuits.adversary`.
+Rankings are made on some pairs, any of `scoreboard.RANKINGS` (iterated by |gradient|; balanced; settled: balanced down
+to the size, then rounds in which removed edges return; guarded: the same, scored also where an adversary has restored
+some of the others; learned: masks; …), and their circuits attacked on other pairs, downwards and upwards: how many
+other edges are restored (k), and how large their weights become (ε), `vc.circuits.adversary`. Scores are kept under the
+names that `scoreboard.py` gives them, so that either goes on from what the other has made on the same pairs.
 
     python benchmarks/radius.py --tasks ioi,gendered-pronoun --out out/radius     # kept ranking by ranking
     python benchmarks/radius.py --pairs 32 --attacked 32 --budgets sparse,bounded --draw 1 --out out/radius
@@ -18,25 +19,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 from common import header, table
+from scoreboard import scores_of
 
 import veracausa as vc
 
 QUIET = {"show_progress": False}
 #: How many others a greedy adversary restores at a time, in all.
 RESTORED = (10, 20, 40, 80, 160, 320, 640, 1280, 2560)
-#: Rounds of guarded circuits, and others that are restored in each.
-GUARDED, GUARD = 6, (30, 100)
 #: Its largest weights.
 LARGEST = (0.1, 0.2, 0.4, 0.8)
-
-
-def ranked(lm: vc.Model, task: vc.Task, how: str, size: float, settle: int) -> vc.Scores:
-    """A ranking of all edges, at its best at the size."""
-    if how == "iterated":
-        return vc.circuits.iterate(lm, task, **QUIET)
-    own = {"balanced": {}, "settled": {"settle": settle}, "guarded": {"settle": GUARDED, "guard": GUARD}}
-    smallest = 0.001 if how == "balanced" else size
-    return vc.circuits.iterate(lm, task, by="balanced", smallest=smallest, **own[how], **QUIET)
 
 
 def row_of(lm: vc.Model, attacked: vc.Task, scores: vc.Scores, given: argparse.Namespace) -> dict[str, object]:
@@ -48,6 +39,7 @@ def row_of(lm: vc.Model, attacked: vc.Task, scores: vc.Scores, given: argparse.N
     row = {"edges": len(circuit), "f": float(found.f[0]), "stderr": float(found.stderr[0])}
     for budget, name in (("sparse", "k"), ("bounded", "ε")):
         if budget in budgets:
+            row |= {"orders": len(found.settings["orders"])} if budget == "sparse" else {}
             radius = found.radius(budget)
             row |= {f"{name} over": radius.inside, f"{name} at most": radius.outside, f"{name} 90%": radius.interval}
     return row | {"price": scores.cost.token_layers}
@@ -62,12 +54,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--attacked", type=int, default=8)
     parser.add_argument("--size", type=float, default=0.02)
-    parser.add_argument("--settle", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=0, help="of what learns; 0: its own number")
     parser.add_argument("--budgets", default="sparse", help="sparse,bounded")
     parser.add_argument("--goals", default="down,up", help="down,up or one of them")
     parser.add_argument("--draw", type=int, default=0, help="of pairs: seed of the tasks")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, required=True)
+    parser.set_defaults(seeds=1)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     lm, rows = vc.load(given.model, device=given.device), given.out / "radius.jsonl"
@@ -75,13 +68,10 @@ def main() -> None:
         every = vc.tasks.build(name, lm, n=given.pairs + given.attacked, seed=given.draw)
         scored, attacked = every[: given.pairs], every[given.pairs :]
         for how in given.rankings.split(","):
-            own = f"{given.model}-{name}-{how}-{given.pairs}-{given.size}-{given.settle}-{given.draw}"
-            path = given.out / f"{own}.safetensors"
-            if not path.exists():
-                ranked(lm, scored, how, given.size, given.settle).save(path)
+            scores = scores_of(lm, scored, how, given)[0]
             pairs = {"draw": given.draw, "scored": len(scored), "attacked": len(attacked)}
             asked = {"model": given.model, "task": name, "ranking": how, "size": given.size, **pairs}
-            row = asked | row_of(lm, attacked, vc.open(path), given)
+            row = asked | row_of(lm, attacked, scores, given)
             with rows.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(row, flush=True)
