@@ -215,6 +215,14 @@ def test_the_spread_of_three_seeds_is_that_of_three_runs(tiny, task_of):
     assert all("seeds=3 tells" in run.notes[0] for run in runs)
 
 
+def test_equal_scores_at_the_cut_are_told(tiny, task_of):
+    """After two steps every one of Edge Pruning's gates is as open as the next, and what is kept is chance."""
+    lm, task = tiny("llama"), task_of((5, 6), n=3, seed=4)
+    found = learn("edges", lm, task, how="edge-pruning", steps=2, seeds=2)
+    assert found.notes[1].endswith("highest 1.00, equal scores at the cut as they stand")
+    assert "let through" in learn("edges", lm, task, how="bottleneck", steps=2).notes[0]
+
+
 def test_every_preset_is_a_way_of_both_or_refused():
     assert {name for name, one in LEARNERS.items() if one.nodes or one.ablation != "counterfactual"} == {
         "discogp",

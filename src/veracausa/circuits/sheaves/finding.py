@@ -153,7 +153,8 @@ class SheafWork:
                     kept = (scores > 0).split([count for _, count in self._parts(stage)])
                     opened |= dict(zip(stage, kept, strict=True))
                     loss = self.learners[stage[-1]].loss
-                    notes.append(f"{' and '.join(stage)}: {told(losses, loss)}; one sheaf for all pairs")
+                    one = "one sheaf for all pairs and one seed, so no error is known"
+                    notes.append(f"{' and '.join(stage)}: {told(losses, loss)}; {one}")
             mask, gates = self._kept(opened)
             return judged(call, recorded, self.weights, gates, mask, self.settings, tuple(notes))
 

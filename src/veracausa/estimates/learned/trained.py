@@ -46,7 +46,8 @@ class Trained:
     def notes(self) -> tuple[str, ...]:
         """How far they are trained: losses, open share, and how much runs of other seeds agree."""
         learner, values = self.training.learner, self.values
-        kind = "ranks of units" if learner.ranks else "probability that a unit's gate is open"
+        let = "share of a unit's change that is let through" if learner.gates == "noise" else None
+        kind = "ranks of units" if learner.ranks else let or "probability that a unit's gate is open"
         share = "" if learner.ranks else f"; expected share kept {float(values.mean()):.3g}"
         wanted = f", wanted {self.training.wanted:.3g}" if share and learner.hold != "price" else ""
         said = f"{kind}{share}{wanted}; {told(self.losses[0], learner.loss)}"
@@ -59,7 +60,10 @@ class Trained:
     def _agreement(self) -> str:
         """Of runs that differ in their seeds."""
         order = np.stack([rankdata(row.double().numpy()) for row in self.found])
+        count = self.training.count
         kept = [{*self.training.likeliest(row).tolist()} for row in self.found]
+        ends = [row.sort(descending=True).values[count - 1 : count + 1] for row in self.found]
+        tied = ", equal scores at the cut as they stand" if any(len(one.unique()) < len(one) for one in ends) else ""
         among = [(i, j) for i in range(len(kept)) for j in range(i)]
         same = np.mean([len(kept[i] & kept[j]) / len(kept[i] | kept[j]) for i, j in among])
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -67,8 +71,8 @@ class Trained:
         rho = np.mean([agree[i, j] for i, j in among])
         said = "none, since all scores of one are equal" if np.isnan(rho) else f"{rho:.2f}"
         return (
-            f"{len(kept)} seeds: mean Spearman between two {said}, mean Jaccard of their {self.training.count:,} "
-            f"highest {same:.2f}"
+            f"{len(kept)} seeds: mean Spearman between two {said}, mean Jaccard of their {count:,} "
+            f"highest {same:.2f}{tied}"
         )
 
 
