@@ -217,6 +217,7 @@ def test_the_radius_is_where_f_leaves():
     assert "f from 0.900 to 0.400 ± 0.000; 40 random ones give 0.880 on average." in found.said()[0]
     outside = made(f=(0.4, 0.8, 0.7, 0.6)).said()[0]
     assert outside == "f by itself, 0.400, is outside of [0.5, 1.5] before anything else is changed."
+    assert "brings f between 0.400 and 0.800" in made(f=(0.4, 0.8, 0.7, 0.6)).said()[1]
     assert "estoring 30 of the 95 other edges takes f from 0.900 to 0.400" in " ".join(made().sentences)
     said = " ".join(made(f=(0.9, 0.8, 0.7, 0.6)).sentences)
     assert "Restoring up to 100 of the 95 other edges leaves f between 0.600 and 0.900." in said

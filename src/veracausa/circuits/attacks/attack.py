@@ -293,7 +293,8 @@ class Attack(Ran):
         said = f"{what} take{one} f from {own} to {reached}"
         if not breaks:
             f = self.f[self._within(budget, amount, number, each)]
-            said = f"{what} leave{one} f between {plain(float(f.min()))} and {plain(float(f.max()))}"
+            does = "leave" if INSIDE[0] <= float(f[0]) <= INSIDE[1] else "bring"
+            said = f"{what} {does}{one} f between {plain(float(f.min()))} and {plain(float(f.max()))}"
         said += self._said_of_random(budget, amount, number)
         far = float(self.carried[0][at])
         said += f"; the strongest of them on held-out pairs: {plain(far, 3)}" if far == far else ""
