@@ -149,6 +149,7 @@ def test_who_leads():
     assert [found.best(one) for one in ("k 50%", "radius k", "CPR", "CMD")] == ["a", "a", "a", None]
     assert found.best("radius ε") is None and found.leaders("radius ε") == ("a", "b") and found.leaders("CMD") == ()
     assert found.sentences[1:3] == ("a leads in k 50% and radius k.", "a and b are as good and lead in radius ε.")
+    assert str(Cell.of(0)) == "0" and str(Cell.of(0, 0.1)) == "0.000 ± 0.100"
     assert str(cells["a"]["radius k"]) == "> 30" and str(cells["a"]["CPR"]) == "0.500 ± 0.100"
     assert found.shown().to_numpy().tolist()[-2] == ["radius k", "> 30", "100"]
     assert found.missing == ("b has no CPR: nothing",)

@@ -42,7 +42,7 @@ class Cell:
     def __str__(self) -> str:
         if self.value is None:
             return "–"
-        whole = self.value == int(self.value) and abs(self.value) >= 1
+        whole = self.value == int(self.value) and (abs(self.value) >= 1 or (self.value == 0 and self.stderr is None))
         shown = f"{self.value:,.0f}" if whole else f"{self.value:.3f}"
         shown = shown.replace("-", "−") + ("" if self.stderr is None else f" ± {self.stderr:.3f}")
         return f"> {shown}" if self.beyond else shown
