@@ -1,12 +1,14 @@
 """Pruning: the joint check against whole runs of the bare model under hooks; sizes, pieces, files, what is refused."""
 
 import math
+from dataclasses import replace
 
 import every_result
 import naive_pruning
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import veracausa as vc
 from veracausa.errors import FileError, MethodError
@@ -58,6 +60,24 @@ def test_every_figure_is_that_of_whole_runs_under_hooks(setting, units):
         assert math.isclose(found.on_text(at)["perplexity"], math.exp(float(entropy.mean())))
     table = found.table()
     assert table.groupby("on").size().tolist() == [5, 5] and (table["parameters"] <= 0.6 * found.parts.total).all()
+
+
+def test_the_interval_of_a_change_is_that_of_the_differences_of_pairs(setting):
+    """Against scipy's paired interval: a gap that varies between pairs widens the level's, and not the change's."""
+    found = prune(setting, share=0.4, held_out=setting[1])
+    n = found.metric[0].shape[1]
+    apart = torch.linspace(-50, 50, n, dtype=found.metric[0].dtype)
+    found = replace(found, metric=(found.metric[0] + apart,))
+    full, cut = found.metric[0].numpy()
+    own, paired = found.figures(1, 0), stats.ttest_rel(cut, full).confidence_interval(0.95)
+    np.testing.assert_allclose([own["change"], own["change_low"], own["change_high"]],
+                               [(cut - full).mean(), paired.low, paired.high], rtol=1e-9)  # fmt: skip
+    assert own["high"] - own["low"] > 10 * (own["change_high"] - own["change_low"])
+    assert f"by {own['change']:+.2f} (95% {own['change_low']:+.3f} to".replace("-", "−") in found.sentences[1]
+    before, after = found.text[:, 1].numpy()
+    paired, on = stats.ttest_rel(after, before).confidence_interval(0.95), found.on_text(1)
+    times = np.exp([(after - before).mean(), paired.low, paired.high])
+    np.testing.assert_allclose([on["times"], on["times_low"], on["times_high"]], times, rtol=1e-9)
 
 
 def test_a_mean_is_one_vector_of_all_positions_that_were_ranked_on(setting):

@@ -3,6 +3,10 @@
 Every ranking was cut at every size, the same pairs and the same text judged each. An interval is Student's over pairs
 (metric) or over rows of text (KL, cross-entropy), Wilson's of an accuracy, 95% each. Perplexity is e to the mean
 cross-entropy of a token.
+
+A level's interval says where the cut model's mean lies, over pairs that may differ much among each other. What the cut
+*changes* is known far closer, since both models saw the same pairs: its interval is Student's over the differences
+M(cut) − M(full) of pairs, and of perplexity that of the ratio, e to the mean difference in cross-entropy of rows.
 """
 
 from __future__ import annotations
@@ -112,8 +116,13 @@ class Pruned(Shown):
         return 1 + ranking * len(self.sizes) + size
 
     def figures(self, row: int, task: int) -> dict[str, float]:
-        """Metric and accuracy of a cut on a task, with their intervals; NaN where there is no number."""
-        found = dict(zip(("metric", "low", "high"), _mean(self.metric[task][row]), strict=True))
+        """Metric and accuracy of a cut on a task, with their intervals; NaN where there is no number.
+
+        "change": of the metric, cut − full, paired, with an interval of its own; see the module.
+        """
+        own = self.metric[task]
+        found = dict(zip(("metric", "low", "high"), _mean(own[row]), strict=True))
+        found |= dict(zip(("change", "change_low", "change_high"), _mean(own[row] - own[0]), strict=True))
         right = self.right[task][row]
         known = bool(torch.isfinite(right).all())
         shares = (float(right.mean()), *wilson(int(right.sum()), len(right))) if known else (math.nan,) * 3
@@ -121,12 +130,14 @@ class Pruned(Shown):
 
     def on_text(self, row: int) -> dict[str, float]:
         """KL to the full model and perplexity of a cut on plain text, with their intervals, which end where they can:
-        KL at 0, perplexity at 1."""
-        names = ("kl", "kl_low", "kl_high", "perplexity", "perplexity_low", "perplexity_high")
+        KL at 0, perplexity at 1. "times": how many times the full model's perplexity that is, paired; see the module.
+        """
+        names = [f"{name}{end}" for name in ("kl", "perplexity", "times") for end in ("", "_low", "_high")]
         if not self.text.shape[2]:
             return dict.fromkeys(names, math.nan)
         kl, entropy = (_not_below_0(_mean(own)) for own in self.text[row])
-        return dict(zip(names, (*kl, *(math.exp(one) for one in entropy)), strict=True))
+        change = _mean(self.text[row][1] - self.text[0][1])
+        return dict(zip(names, (*kl, *(math.exp(one) for one in (*entropy, *change))), strict=True))
 
     def table(self) -> pd.DataFrame:
         """One row for the full model and for every ranking and size, on every task, and on plain text.
@@ -163,7 +174,7 @@ class Pruned(Shown):
             text = (
                 f"On {counted(n, 'held-out pair')} of {task['name']} the metric goes from {signed(full['metric'], 2)}"
             )
-            text += f" to {signed(cut['metric'], 2)}{_interval(cut, '', signed)}"
+            text += f" to {signed(cut['metric'], 2)}, by {signed(cut['change'], 2)}{_interval(cut, 'change_', signed)}"
             if math.isfinite(cut["accuracy"]):
                 text += f", accuracy from {_percent(full['accuracy'])} to {_percent(cut['accuracy'])}"
             said.append(f"{text}.")
@@ -172,7 +183,7 @@ class Pruned(Shown):
             said.append(
                 f"On plain text ({self.said}) KL to the full model is {plain(cut['kl'], 3)} nats a token"
                 f"{_interval(cut, 'kl_', plain)}, and perplexity goes from {plain(full['perplexity'], 1)} to "
-                f"{plain(cut['perplexity'], 1)}."
+                f"{plain(cut['perplexity'], 1)}, {plain(cut['times'], 3)} times{_interval(cut, 'times_', plain)}."
             )
         return (*said, *self._compared(), *self.notes)
 
