@@ -3,7 +3,8 @@
 Each call runs in a process of its own, so that its peak is its own: the highest resident set during the call, less the
 set just before it (the weights are in it). Linux only, which can set the peak back.
 
-    python benchmarks/forecasts.py            SmolLM2-135M, ioi (about two minutes)
+    python benchmarks/forecasts.py                  SmolLM2-135M, ioi (about two minutes)
+    python benchmarks/forecasts.py gemma3-270m      another model
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ CALLS = {
     "atp heads, 8 pairs": "vc.attribute, lm, task",
     "atp neurons, 8 pairs": "vc.attribute, lm, task, units='neurons'",
     "ig heads, 8 pairs": "vc.attribute, lm, task, method='ig'",
+    "eap edges, 8 pairs": "vc.attribute, lm, task, units='edges', method='eap'",
     "eap-ig edges, 8 pairs": "vc.attribute, lm, task, units='edges', method='eap-ig'",
     "faithfulness, 8 pairs": "vc.faithfulness, lm, task, circuit=vc.select(edges, n=500)",
     "curve, 8 pairs": "vc.curve, lm, task, scores=edges",
@@ -43,9 +45,9 @@ def resident(name: str) -> int:
     return 1024 * int(found[1])
 
 
-def one(call: str) -> dict[str, float]:
+def one(call: str, model: str) -> dict[str, float]:
     """Forecast and run one call in this process."""
-    lm = vc.load("smollm2-135m")
+    lm = vc.load(model)
     task = vc.tasks.ioi(lm, n=PAIRS)
     known = {"vc": vc, "lm": lm, "task": task}
     if "edges" in call.replace("units='edges'", ""):
@@ -64,13 +66,15 @@ def one(call: str) -> dict[str, float]:
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        print(json.dumps(one(CALLS[sys.argv[1]])))
+    if len(sys.argv) > 2:
+        print(json.dumps(one(CALLS[sys.argv[2]], sys.argv[1])))
         return
-    print(header("python benchmarks/forecasts.py"))
+    model = (sys.argv[1:] or ["smollm2-135m"])[0]
+    print(header(" ".join(["python benchmarks/forecasts.py", *sys.argv[1:]])))
     rows = []
     for name in CALLS:
-        told = subprocess.run([sys.executable, __file__, name], stdout=subprocess.PIPE, text=True, check=True).stdout
+        how = {"stdout": subprocess.PIPE, "text": True, "check": True}
+        told = subprocess.run([sys.executable, __file__, model, name], **how).stdout
         now = json.loads(told.splitlines()[-1])
         rows.append(
             [

@@ -18,7 +18,7 @@ from veracausa.placed import home_of
 from veracausa.planning.fitting import require_fits
 from veracausa.planning.groups import sized
 from veracausa.planning.memory import peak
-from veracausa.planning.rates import rates, timed
+from veracausa.planning.rates import begun, rates
 from veracausa.progress import duration
 from veracausa.words import counted, listed
 
@@ -130,7 +130,7 @@ def forecast(
             steps, most = steps_of(work, getattr(verb, "__name__", "")), peak(work)
     total, whole = sum(step.token_layers for step in steps), sum(work.task.lengths) * work.lm.layers
     if measure:
-        steps = timed(steps, rates(lm, work.task, (step.kind for step in steps)))
+        steps = begun(steps, rates(lm, work.task, (step.kind for step in steps)))
     known = [step.seconds for step in steps if step.seconds is not None]
     seconds = sum(known) if known and len(known) == len(steps) else None
     return Price(_said(work, verb), total, total / whole, seconds, most, tuple(steps))

@@ -1,7 +1,9 @@
 """How fast this machine is at each kind of work, from a few seconds of it, so that a call's time can be told before.
 
 Rates are token-layers a second on the first pair of the very task, in the very batches that the work will use as far
-as a short run can.
+as a short run can. What a call does once, however many pairs it has, is no part of them: the weights are read for the
+model's identity, and runs are held against the bare model's. All timed runs share one loan of the model, in which the
+first has done that.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.cost import Cost, Step
 from veracausa.effects.exact import exact
 from veracausa.engine.circuit_forward import all_edges_mask
+from veracausa.engine.guard import unshared
 from veracausa.engine.sharing import starts
 from veracausa.errors import GapError
 from veracausa.estimates.attribute import attribute
@@ -36,6 +39,8 @@ _FEW, _ROWS = 4, 150
 LOCATING = 2.5
 #: Copies of that pair that a larger run has where a run takes as long with one (a GPU), and units that it patches.
 _COPIES, _MANY_ROWS = 16, 256
+#: Copies of it of which gradients are taken on a CPU.
+_SOME = 6
 #: Layers whose path to the corrupted values is timed.
 _LAYERS = 5
 #: Edges whose exact effects are timed.
@@ -46,10 +51,12 @@ class Rate(NamedTuple):
     """Token-layers a second, and the seconds that every batch takes to begin: seconds = work / speed + batches · begin.
 
     A batch of a few prompts reads all weights for a few tokens when it is recorded, however many rows then follow.
+    `once`: seconds that a call by itself takes beside all that, to read the model's identity.
     """
 
     speed: float
     begin: float
+    once: float = 0.0
 
 
 def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, Rate]:
@@ -66,16 +73,18 @@ def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, Rate]:
     work, wanted = _timing(lm, pairs), dict.fromkeys(kinds)
     known: dict[str, Rate] = {}
     try:
-        # warm: what a first run costs once is not timed
-        attribute(lm, pairs, units=_usual(lm), method="atp", show_progress=False)
-        for kind in wanted:
-            own = kind if kind in work else "exact"
-            if own not in known:
-                if lm.device.type != "cpu":  # whose library loads every kernel when it is first asked for
-                    work[own][1]()
-                known[own] = _rate(*work[own], batches(lm, pairs))
-            slower = LOCATING if kind == "locating" else 1.0
-            known[kind] = Rate(known[own].speed / slower, known[own].begin * slower)
+        with unshared(lm.decoder):
+            once = _seconds(lambda: lm.identity)
+            # warm: what a first run costs once is not timed
+            attribute(lm, pairs, units=_usual(lm), method="atp", show_progress=False)
+            for kind in wanted:
+                own = kind if kind in work else "exact"
+                if own not in known:
+                    if lm.device.type != "cpu":  # whose library loads every kernel when it is first asked for
+                        work[own][1]()
+                    known[own] = _rate(*work[own], batches(lm, pairs))
+                slower = LOCATING if kind == "locating" else 1.0
+                known[kind] = Rate(known[own].speed / slower, known[own].begin * slower, once)
     except GapError:
         return {}
     return {kind: known[kind] for kind in wanted}
@@ -97,13 +106,14 @@ def _even(pairs: Task) -> Task | None:
 
 
 def _timing(lm: Model, pairs: Task) -> dict[str, tuple[Callable[[], Cost], Callable[[], Cost]]]:
-    """Kind of work → a small run of it and a larger one, over the same batches.
+    """Kind of work → a small run of it and a larger one, over as many batches.
 
     "exact", "neurons": patched runs of heads and of neurons; "edges": of edges. "gradients", "paths": one gradient, and
     integrated ones; "edge gradients": of edges. "circuits": runs of the whole graph. On a CPU a pair is enough, since
-    time goes with tokens; a GPU takes as long for sixteen.
+    time goes with tokens; a GPU takes as long for sixteen. Gradients of one pair are over before they have done more
+    than begin, on a CPU, too, so that a few copies of it tell their speed.
     """
-    many = pairs if lm.device.type == "cpu" else pairs[[0] * _COPIES]
+    many, some = (pairs, pairs[[0] * _SOME]) if lm.device.type == "cpu" else (pairs[[0] * _COPIES],) * 2
 
     def patched(kind: str) -> tuple[Callable[[], Cost], Callable[[], Cost]]:
         def run(of: Task, rows: int) -> Cost:
@@ -125,12 +135,15 @@ def _timing(lm: Model, pairs: Task) -> dict[str, tuple[Callable[[], Cost], Calla
     def by_pairs(run: Callable[[Task], Cost]) -> tuple[Callable[[], Cost], Callable[[], Cost]]:
         return (Cost if many is pairs else lambda: run(pairs)), lambda: run(many)
 
+    def gradients(units: str, method: Estimate) -> tuple[Callable[[], Cost], Callable[[], Cost]]:
+        return lambda: estimated(pairs, units, method), lambda: estimated(some, units, method)
+
     return {
         "exact": patched(_usual(lm)),
         "neurons": patched("neurons"),
         "edges": by_pairs(edges),
-        "gradients": by_pairs(lambda of: estimated(of, _usual(lm), "atp")),
-        "edge gradients": by_pairs(lambda of: estimated(of, "edges", "eap")),
+        "gradients": gradients(_usual(lm), "atp"),
+        "edge gradients": gradients("edges", "eap"),
         "paths": (
             lambda: estimated(pairs, _layers(lm, 1), "ig", nodes=5),
             lambda: estimated(pairs, _layers(lm, _LAYERS), "ig", nodes=5),
@@ -154,6 +167,14 @@ def timed(steps: Sequence[Step], known: dict[str, Rate]) -> list[Step]:
     return [replace(step, seconds=seconds(step)) for step in steps]
 
 
+def begun(steps: Sequence[Step], known: dict[str, Rate]) -> list[Step]:
+    """`timed` steps of a call by itself: the first bears what the call does once."""
+    first, *others = timed(steps, known)
+    if first.seconds is not None:
+        first = replace(first, seconds=first.seconds + known[first.kind].once)
+    return [first, *others]
+
+
 def _rate(small: Callable[[], Cost], large: Callable[[], Cost], count: int) -> Rate:
     """From two runs over the same batches: what the larger does more tells the speed, what is left how they begin."""
     (few, short), (many, long) = _clocked(small), _clocked(large)
@@ -168,6 +189,12 @@ def _clocked(work: Callable[[], Cost]) -> tuple[int, float]:
     began = time.monotonic()
     cost = work()
     return cost.token_layers, time.monotonic() - began
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
 
 
 def _usual(lm: Model) -> Literal["heads", "residual"]:

@@ -38,8 +38,8 @@ def pruned_figure(found: Pruned, name: str) -> Figure:
         figures = ("kl", "kl_low", "kl_high")
         parts.append(_curves(found, f"{name}-text", "plain text", figures, "KL to the full model, nats a token"))
     said = (
-        "Every cut is run: all its parts gone at once. Lines begin at the full model (rule); bands are 95% intervals of "
-        "the level, not of the change, which the same pairs tell far closer (sentences and tables)."
+        "Every cut is run: all its parts gone at once. Lines begin at the full model (rule); bands are 95% intervals "
+        "of the level, not of the change, which the same pairs tell far closer (sentences and tables)."
     )
     return Figure(name, "What is left", tuple(parts), said, least=320, width=340)
 

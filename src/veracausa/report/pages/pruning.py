@@ -36,8 +36,9 @@ _METHODS = (
 )
 _READING = (
     ("Sizes", "Shares of the parameters of all parts that could be cut, not of the model's."),
-    ("Intervals", "95%: Student's over pairs or rows of text, Wilson's of an accuracy; nothing of other tasks. Those of a "
-                  "change are over the differences of the same pairs or rows, and much narrower than a level's own."),
+    ("Intervals", "95%: Student's over pairs or rows of text, Wilson's of an accuracy; nothing of other tasks. "
+                  "Those of a change are over the differences of the same pairs or rows, and say more of it than a "
+                  "level's do."),
     ("Names", "a3.h2 is head 2 of layer 3, a3.kv1 a key/value head with its queries, m3.n40 a neuron, m3 an MLP, a3 an "
               "attention layer, l3 a whole layer."),
 )  # fmt: skip
@@ -118,7 +119,8 @@ def _on_pairs(found: Pruned) -> Table:
         *_CUT, Column("on", "on"), Column("metric", "metric", "signed", 2), Column("low", "95% from", "signed", 2),
         Column("high", "to", "signed", 2), Column("change", "change of metric", "signed", 2),
         Column("change_low", "95% from", "signed", 2), Column("change_high", "to", "signed", 2),
-        Column("accuracy", "accuracy", "percent", 0), Column("accuracy_low", "95% from", "percent", 0), Column("accuracy_high", "to", "percent", 0),
+        Column("accuracy", "accuracy", "percent", 0), Column("accuracy_low", "95% from", "percent", 0),
+        Column("accuracy_high", "to", "percent", 0),
     )  # fmt: skip
     return Table("pairs", "Every cut on held-out pairs", columns, tuple(rows_of(frame[frame["on"] != "plain text"])))
 
