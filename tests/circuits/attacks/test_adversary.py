@@ -73,7 +73,7 @@ def test_a_missing_edge_without_a_slope_is_found_by_weights_that_are_all_alike()
     found = attack(lm, task, circuits, budgets=["bounded"], largest=[0.8], goals=["down"], draws=0)
     assert found.moved(0) < 1e-5
     moved = {one.by: float(f) for one, f in zip(found.attempts, found.f, strict=True) if one.circuit == 1}
-    assert moved[""] < 0.9 and moved["from zero"] == pytest.approx(moved[""], abs=1e-5)
+    assert moved[""] < 0.9 and moved["from half"] == pytest.approx(moved[""], abs=1e-5)
     assert moved["all alike"] == pytest.approx(1, abs=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_a_circuit_of_whole_nodes_is_attacked_though_nothing_has_a_slope(tiny, t
     for one, f in zip(found.attempts, found.f.tolist(), strict=True):
         if one.budget == "sparse" and one.amount == 1:
             assert f == pytest.approx(own, abs=1e-12)
-        if one.by in ("greedy", "from zero") and one.amount in (40, 0.3):
+        if one.by in ("greedy", "from half") and one.amount in (40, 0.3):
             assert f < own - 0.01
     greedy = min(f for one, f in zip(found.attempts, found.f.tolist(), strict=True) if one.by == "greedy")
     assert greedy < found.random("sparse", 40).min()

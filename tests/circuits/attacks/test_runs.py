@@ -127,6 +127,36 @@ def test_greedy_orders_are_those_of_the_naive_reference(tiny, task_of, agree, fa
     assert chosen[0] != chosen[1]
 
 
+def naive_ascent(lm, task, others, start, most, first, steps):
+    """M where f is lowest on the way of sign ascent down, by central differences of hooked runs."""
+
+    def metric(r):
+        return float(naive_circuit.metrics(lm, task, weights(others, r)).sum())
+
+    sign_of_gap = float(lm.measure(task).gap.sum().sign())
+    r, seen = np.full(len(others), start), []
+    for t in range(1, steps + 1):
+        seen.append(metric(r))
+        ends = [metric(r + 1e-4 * one) - metric(r - 1e-4 * one) for one in np.eye(len(others))]
+        r = np.clip(r - first / t**0.5 * sign_of_gap * np.sign(ends), 0, most)
+    return min([*seen, metric(r)], key=lambda value: sign_of_gap * value)
+
+
+def test_ascent_is_that_of_the_naive_reference(tiny, task_of, agree):
+    """Up to ε from ε/2 in four steps; any weights from 0 in two. The circuit lacks four edges of all."""
+    lm, task = tiny("llama"), task_of(6, n=1)
+    mask = all_edges_mask(lm.graph)
+    mask[tuple(np.argwhere(mask)[np.random.default_rng(6).choice(mask.sum(), 4, replace=False)].T)] = False
+    circuit, others = vc.Circuit.of(lm.graph, *np.nonzero(mask)[::-1]), Others.of(lm.graph, mask, "edges")
+    how = {"largest": [0.6], "steps": [2], "starts": ["zero"], "goals": ["down"], "draws": 0, "show_progress": False}
+    found = vc.circuits.adversary(lm, task, circuit, budgets=["bounded", "free"], **how)
+    at = {(one.budget, one.by): found.metric[i] for i, one in enumerate(found.attempts) if one.amount in (0.6, 2)}
+    for key, asked in {("bounded", "from half"): (0.3, 0.6, 0.6, 4), ("free", "from zero"): (0.0, 1.0, 0.5, 2)}.items():
+        theirs = torch.tensor([naive_ascent(lm, task, others, *asked)], dtype=torch.float64)
+        agree(at[key], theirs, lm.measure(task).gap)
+        assert abs(float(theirs - found.metric[0])) > 1e-3
+
+
 def test_a_radius_is_narrowed_in_all_orders_together():
     """The least of three orders that break it from 30, 21 and 24 on; one that another one beat is given up."""
     ran = []

@@ -5,7 +5,7 @@ every other edge carries r_e · (its write in this very run) + (1 − r_e) · (w
 adversary chooses r (the idea: masks that an adversary sets, VPD 2026, there for components of weights):
 
 * **sparse**: at most k others restored (r = 1), the rest at 0;
-* **bounded**: r ≤ ε on all others, by ascent, and r = ε on all of them;
+* **bounded**: r ≤ ε on all others, by ascent from ε/2, and r = ε on all of them;
 * **free**: any r; from r = 0, ½ and random starts.
 
 The goals are −f ("down") and f ("up"), or |f − 1| ("away": to the side of 1 on which the start lies). r is the same for
@@ -95,6 +95,7 @@ class AdversaryWork:
         budgets = {name: list(amounts) for name, amounts in self.budgets.items()}
         own = {"goals": list(self.goals), "starts": list(self.starts), "draws": self.draws, "seed": self.seed}
         own |= {"orders": list(orders_of(len(self.budgets["sparse"])))} if "sparse" in self.budgets else {}
+        own |= {"bounded_from": "half"} if "bounded" in self.budgets else {}
         held = (
             {"held_out": self.held_out.describe(), "held_out_digest": self.held_out.digest()} if self.held_out else {}
         )
@@ -118,7 +119,7 @@ class AdversaryWork:
     def supposing(self) -> str:
         """What the forecast takes for granted."""
         one = "that f is pushed one way only and " if self._ways[0] < self._ways[1] else ""
-        return f"{one}that every radius is narrowed to its end, in every order"
+        return f"{one}that every radius is narrowed to its end, in every way"
 
     @property
     def _ways(self) -> tuple[int, int]:
@@ -160,8 +161,8 @@ class AdversaryWork:
             slopes += 1 + len(PATH) + (len(orders) - 2) * ways * (counts["sparse"] - 1)
             runs += len(orders) * ways * (counts["sparse"] + HALVINGS)
         if "bounded" in counts:
-            attempts = ways * counts["bounded"] + HALVINGS
-            slopes, runs = slopes + BOUNDED_STEPS * attempts, runs + attempts + counts["bounded"]
+            attempts = ways * (counts["bounded"] + HALVINGS)
+            slopes, runs = slopes + BOUNDED_STEPS * attempts, runs + attempts + counts["bounded"] + HALVINGS
         if "free" in counts:
             climbs = ways * len(self.starts)
             slopes += climbs * int(self.budgets["free"][-1])
@@ -290,8 +291,9 @@ def adversary(
         sizes: how many others a sparse adversary restores, in the four orders of `attacks.climbing`; all orders that
             break the circuit with the fewest are then narrowed down. At each size both greedy orders take a gradient
             anew, so more sizes find smaller radii.
-        largest: largest weights ε of a bounded adversary: four steps of sign ascent each, and ε on all others, which
-            finds what is missing where nothing has a slope; narrowed down likewise.
+        largest: largest weights ε of a bounded adversary: four steps of sign ascent from ε/2 on all others, where
+            smaller ε suffice than from 0, and ε on all others, which finds what is missing where nothing has a slope;
+            narrowed down likewise.
         steps: after how many steps of sign ascent a free adversary is looked at; the first step is ½, the t-th ½ / √t.
         starts: where it starts: "zero", "half" or "random"; a start that is named several times is drawn anew.
         goals: "down" (lower f) and "up" (raise f), since either may take f out of [½, 1½] first, wherever f lies;

@@ -39,8 +39,8 @@ _LEAST = 0.1
 ALIKE = "all alike"
 #: M on the attacked pairs, and on those held out.
 Ran = tuple[Tensor, Tensor]
-#: f with so many others restored, in some order.
-Run = Callable[[Sequence[int]], list[float]]
+#: f with so many others restored in some order, or so large weights found in some way.
+Run = Callable[[Sequence[float]], list[float]]
 
 
 @dataclass(eq=False)
@@ -165,26 +165,29 @@ class Target:
 
     def sparse(self, sizes: Sequence[int], goals: Sequence[str], each: bool) -> None:
         """Restore others in every order, at these sizes; then narrow the radius in those that broke it first."""
-        breaking: dict[int, list[tuple[float, Run]]] = {}
-        for way in self.ways(goals, self.f):
-            for by in orders_of(len(sizes)):
-                run = self._runs(by, way, sizes, each)
-                for size, f in zip(sizes, run(sizes), strict=True):
-                    if _out(f):
-                        breaking.setdefault(size, []).append((-abs(f - 1), run))
-        if not breaking or _out(self.f):
-            return
-        least = min(breaking)
-        runs = [run for _, run in sorted(breaking[least], key=lambda one: one[0])]
-        narrow(max([0, *(size for size in sizes if size < least)]), least, Together(runs), whole=True)
+        ways, orders = self.ways(goals, self.f), orders_of(len(sizes))
+        self._narrowed([self._in_order(by, way, sizes, each) for way in ways for by in orders], sizes, whole=True)
 
-    def _runs(self, by: str, way: str, sizes: Sequence[int], each: bool) -> Run:
+    def _narrowed(self, runs: Sequence[Run], amounts: Sequence[float], whole: bool = False) -> None:
+        """Run all at these amounts; then narrow the radius in those that break the circuit with the least, together."""
+        breaking: dict[float, list[tuple[float, Run]]] = {}
+        for run in runs:
+            for amount, f in zip(amounts, run(amounts), strict=True):
+                if _out(f):
+                    breaking.setdefault(amount, []).append((-abs(f - 1), run))
+        if breaking and not _out(self.f):
+            least = min(breaking)
+            inside = max([0, *(amount for amount in amounts if amount < least)])
+            first = [run for _, run in sorted(breaking[least], key=lambda one: one[0])]
+            narrow(inside, least, Together(first), whole)
+
+    def _in_order(self, by: str, way: str, sizes: Sequence[int], each: bool) -> Run:
         """f with so many restored in one order."""
         order = self._order(by, way, sizes, each)
 
-        def run(amounts: Sequence[int]) -> list[float]:
+        def run(amounts: Sequence[float]) -> list[float]:
             attempts = [Attempt(self.number, "sparse", amount, by, way, each) for amount in amounts]
-            return self.f_of(self.bench.put(attempts, (self.restored(order()[..., :k]) for k in amounts)))
+            return self.f_of(self.bench.put(attempts, (self.restored(order()[..., : int(k)]) for k in amounts)))
 
         return run
 
@@ -207,22 +210,22 @@ class Target:
     def bounded(self, largest: Sequence[float], goals: Sequence[str], each: bool) -> None:
         """Weights up to each ε, by ascent and, of all pairs, all alike; then narrow the radius."""
         ways = [*([] if each else [ALIKE]), *self.ways(goals, self.f)]
-        found = [
-            (most, -abs(f - 1), way) for most in largest for way in ways if _out(f := self._up_to(most, way, each))
-        ]
-        if found and not _out(self.f):
-            least, _, way = min(found)
-            inside = max([0.0, *(one for one in largest if one < least)])
-            narrow(inside, least, lambda most: _out(self._up_to(most, way, each)))
+        self._narrowed([self._up_to(way, each) for way in ways], largest)
 
-    def _up_to(self, most: float, way: str, each: bool) -> float:
-        """f under weights of at most this: those that ascent finds one way, or this weight on all others."""
-        start, alike = self.seen.zeros(*self.rows(each)), Attempt(self.number, "bounded", most, ALIKE)
-        if way == ALIKE:
-            return self.f_of(self.bench.put([alike], (self.weighted(r) for r in [start + most])))[0]
-        one = Attempt(self.number, "bounded", most, "from zero", way, each)
-        climbed = self._climbed(start, way, [BOUNDED_STEPS], most, most)
-        return self.f_of(self.bench.put([one], climbed))[0]
+    def _up_to(self, way: str, each: bool) -> Run:
+        """f under weights of at most so much: those that ascent finds one way, or this weight on all others."""
+
+        def run(amounts: Sequence[float]) -> list[float]:
+            zero = self.seen.zeros(*self.rows(each))
+            by, way_of = (ALIKE, "") if way == ALIKE else ("from half", way)
+            attempts = [Attempt(self.number, "bounded", most, by, way_of, each) for most in amounts]
+            alike = (self.weighted(zero + most) for most in amounts)
+            climbed = (
+                ran for most in amounts for ran in self._climbed(zero + most / 2, way, [BOUNDED_STEPS], most, most)
+            )
+            return self.f_of(self.bench.put(attempts, alike if way == ALIKE else climbed))
+
+        return run
 
     def free(self, starts: Sequence[str], steps: Sequence[int], goals: Sequence[str], each: bool) -> None:
         """Sign ascent from every start, as far as these numbers of steps."""
@@ -277,9 +280,9 @@ FIRST_STEP = 0.5
 
 @dataclass
 class Together:
-    """Whether any of several orders breaks a circuit with so many restored, beginning with that which broke it last.
+    """Whether any of several ways breaks a circuit with so much, beginning with that which broke it last.
 
-    An order that leaves it whole where another one breaks it is given up: what it does with fewer is not asked.
+    One that leaves it whole where another one breaks it is given up: what it does with less is not asked.
     """
 
     runs: list[Run]
@@ -287,7 +290,7 @@ class Together:
     def __call__(self, amount: float) -> bool:
         """Run them, until one breaks it."""
         for tried, run in enumerate(self.runs):
-            if _out(run([round(amount)])[0]):
+            if _out(run([amount])[0]):
                 self.runs = self.runs[tried:]
                 return True
         return False
