@@ -195,3 +195,35 @@ def test_another_estimate_in_the_place_of_exact_effects_is_said(tiny, task_of):
     assert found.against == "atp, which is an estimate" and "against exact effects" not in repr(found)
     exact = vc.exact(lm, task, show_progress=False)
     assert "atp against exact effects" in repr(vc.agreement(atp, exact))
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_equal_effects_have_no_r_however_they_are_rounded(tmp_path, signed):
+    """Twelve equal effects in float32 and float64, to the last digit and not: what is left is noise, and had an r."""
+    noise = torch.Generator().manual_seed(0)
+    steps = torch.randn(12, generator=noise, dtype=torch.float64)
+    for dtype in (torch.float32, torch.float64):
+        for effect in (0.3, -4.0, 0.0):
+            ends = {"clean": torch.tensor([7.0], dtype=dtype), "corrupted": torch.tensor([5.0], dtype=dtype)}
+            for most in (0.0, 1.0):  # metrics of 7, rounded to their last digit
+                values = (effect + most * 7 * torch.finfo(dtype).eps * steps).to(dtype)[None]
+                exact = scores([0.0] * 12, **ends | {"values": values})
+                other = scores(torch.linspace(-1, 1, 12).tolist(), method="guess", signed=signed)
+                found = vc.agreement(dataclasses.replace(other, **ends), exact)
+                assert math.isnan(found.r) and math.isnan(found.spearman) and math.isnan(found.slope)
+                assert "exact effects are equal but for rounding" in found.cautions[-1]
+                assert "with no r;" in found.sentences[0] and "nan" not in repr(found) + " ".join(found.sentences)
+                if signed:
+                    sides = dataclasses.replace(exact, method="guess"), dataclasses.replace(other, method="exact")
+                    turned = vc.agreement(*(dataclasses.replace(one, **ends) for one in sides))
+                    assert math.isnan(turned.r) and math.isnan(turned.spearman) and abs(turned.slope) < 1e-5
+                    assert "estimates are equal but for rounding" in turned.cautions[-1]
+    again = vc.open(found.save(tmp_path / "equal.safetensors"))
+    assert again.sentences == found.sentences and repr(again) == repr(found)
+
+
+def test_small_effects_that_differ_have_their_r():
+    """A thousandth of a per cent of the gap in float32, at a metric as large as the gap, is no rounding."""
+    effects = (1e-5 * torch.linspace(-1, 1, 12)).to(torch.float32)
+    found = vc.agreement(scores([0.0] * 12, values=2 * effects[None]), scores([0.0] * 12, values=effects[None]))
+    assert found.r == pytest.approx(1) and found.slope == pytest.approx(2) and found.cautions == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -182,7 +183,7 @@ class Receipt(Shown):
     @property
     def sentence(self) -> str:
         """The receipt in one line, for the scores' header."""
-        checked = f"{len(self):,} of {len(self.estimate):,} units checked exactly, r {self.agreement.r:+.3f}"
+        checked = f"{len(self):,} of {len(self.estimate):,} units checked exactly, {_r(self.agreement)}"
         return f"{checked}; {self._missed()}"
 
     def table(self) -> pd.DataFrame:
@@ -320,13 +321,18 @@ def _figures(found: Agreement) -> str:
     from veracausa.scores.agreement import strongest_of
 
     k = strongest_of(len(found.names))
-    figures = [f"r {found.r:+.3f}", f"Spearman {found.spearman:+.3f}"]
-    if found.signed:
-        figures += [f"slope {found.slope:+.3f}", f"sign errors {found.sign_errors} of {found.strong} strong"]
+    figures = [_r(found)]
+    figures += [f"Spearman {found.spearman:+.3f}"] if math.isfinite(found.spearman) else []
+    figures += [f"slope {found.slope:+.3f}"] if math.isfinite(found.slope) else []
+    figures += [f"sign errors {found.sign_errors} of {found.strong} strong"] if found.signed else []
     figures.append(f"Jaccard@{k} {found.jaccard(k):.2f}")
     if found.unit == METRIC:
         figures.append(f"median |error| {_percent(found.median_error)} of the gap")
     return ", ".join(figures)
+
+
+def _r(found: Agreement) -> str:
+    return f"r {found.r:+.3f}" if math.isfinite(found.r) else "no r"
 
 
 def _percent(share: float) -> str:

@@ -9,6 +9,9 @@ metric, such as a mask's probabilities, as they are: their size is then not comp
 * median |error|: median of |y − x|;
 * mean–difference analysis (Bland & Altman): d = y − x against (x + y)/2; bias = mean d, limits = bias ± 1.96 SD,
   outliers beyond the limits, proportional bias = slope of d on the mean, with its p value.
+
+Where all exact effects are equal but for rounding, nothing can follow them: r, Spearman's r and the slope are NaN, and
+a caution says so. Of estimates that are all equal r and Spearman's r are; their slope is 0.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from scipy import stats
 
 from veracausa.errors import MethodError
 from veracausa.result import ROWS, Shown
+from veracausa.scores.all_equal import lost_to_rounding, rounding_of
 from veracausa.scores.headers import require_comparable
 from veracausa.scores.scores import METRIC, STRONG, Scores
 from veracausa.statistics.intervals import LEAST_OF, NO_INTERVAL, Interval, agreement_intervals, fewest, figures, shares
@@ -158,7 +162,7 @@ class Agreement(Shown):
     @property
     def spread(self) -> str:
         """The interval of r in words: "95% +0.971 … +0.990", or that there is none, and why; nothing for one pair."""
-        if self.n == 1:
+        if self.n == 1 or not np.isfinite(self.r):
             return ""
         low, high = self.intervals.get("r", NO_INTERVAL)
         if np.isfinite(low):
@@ -173,7 +177,8 @@ class Agreement(Shown):
         """How closely the estimate follows the exact effects, where it does not, and what to be told with it."""
         top, spread = strongest_of(len(self.names)), f" ({self.spread})" if self.spread else ""
         figures = [f"r {number_of(self.r)}{spread}", f"Spearman {number_of(self.spearman)}"]
-        figures += [f"slope {number_of(self.slope)}"] if self.signed else []
+        figures = figures if np.isfinite(self.r) else ["no r"]
+        figures += [f"slope {number_of(self.slope)}"] if np.isfinite(self.slope) else []
         said = [
             f"Over {counted(len(self.names), 'unit')} and {counted(self.n, 'pair')} {self.method} agrees with "
             f"{self.against} with {listed(figures)}; {self.jaccard(top):.2f} is the Jaccard of the {top} strongest."
@@ -204,7 +209,7 @@ class Agreement(Shown):
             f"{self.method} against {self.against} · {len(self.names):,} units, {self.n:,} "
             f"pair{'' if self.n == 1 else 's'}, {scale}",
             *self.cautions,
-            f"r {self.r:+.3f}{spread}   Spearman {self.spearman:+.3f}   slope {self.slope:+.3f}   "
+            f"r {_known(self.r)}{spread}   Spearman {_known(self.spearman)}   slope {_known(self.slope)}   "
             f"Jaccard@{top} {self.jaccard(top):.2f}",
         ]
         if self.unit == METRIC:
@@ -308,10 +313,12 @@ def agreed(
     signed, sized = estimate.signed, estimate.unit == exact.unit == METRIC
     x, y = (x, y) if signed else (np.abs(x), np.abs(y))
     every = figures(x[None], y[None], signed=signed, top=strongest_of(len(names)))
-    found = {name: float(drawn[0]) for name, drawn in every.items()}
+    nothing, found = float("nan"), {name: float(drawn[0]) for name, drawn in every.items()}
+    rounding = [rounding_of(one, values) for one, values in ((exact, x), (estimate, y))]
+    lost, notes = lost_to_rounding(x, y, rounding, signed=signed)
+    found |= dict.fromkeys(lost, nothing)
     difference, middle = y - x, (x + y) / 2
-    proportional = _line(middle, difference) if sized else (float("nan"), float("nan"))
-    nothing = float("nan")
+    proportional = _line(middle, difference, max(rounding)) if sized else (nothing, nothing)
     return Agreement(
         method=label(estimate),
         names=tuple(names),
@@ -332,11 +339,11 @@ def agreed(
         task=exact.task,
         settings=estimate.settings,
         residual=residual,
-        intervals={name: intervals.get(name, NO_INTERVAL) for name in found},
+        intervals={name: NO_INTERVAL if name in lost else intervals.get(name, NO_INTERVAL) for name in found},
         n=n,
         fewest=fewest,
         unit=METRIC if sized else estimate.unit,
-        cautions=exact.cautions,
+        cautions=(*exact.cautions, *notes),
         against=EXACT if exact.method == "exact" else f"{label(exact)}, which is an estimate",
     )
 
@@ -363,9 +370,14 @@ def _sign_errors(exact: np.ndarray, estimate: np.ndarray) -> np.ndarray:
     return (np.abs(exact) > STRONG) & (exact * estimate < 0)
 
 
-def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Slope of y on x and its p value; NaN where x does not vary."""
-    if np.ptp(x) == 0:
+def _known(value: float) -> str:
+    """A figure, or a dash where there is none."""
+    return f"{value:+.3f}" if np.isfinite(value) else "–"
+
+
+def _line(x: np.ndarray, y: np.ndarray, rounding: float) -> tuple[float, float]:
+    """Slope of y on x and its p value; NaN where x does not vary by more than rounding."""
+    if np.ptp(x) == 0 or x.std() <= rounding:
         return float("nan"), float("nan")
     fit = stats.linregress(x, y)
     return float(fit.slope), float(fit.pvalue)

@@ -133,7 +133,8 @@ def interval(agreement: Agreement) -> str:
 
 def _estimate(agreement: Agreement) -> str:
     """r, wrong signs by name, and the unit that is missed by most."""
-    parts = [f"{agreement.method} agrees with r = {agreement.r:.3f}{interval(agreement)}"]
+    r = f"agrees with r = {agreement.r:.3f}{interval(agreement)}"
+    parts = [f"{agreement.method} {r if agreement.r == agreement.r else 'has no r, since one side is constant'}"]
     if agreement.signed and agreement.strong:
         wrong = agreement.wrong_signs
         named = f" ({', '.join(wrong)})" if 0 < len(wrong) <= 3 else ""
