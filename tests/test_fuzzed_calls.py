@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,34 @@ def test_wrong_arguments_give_an_answer_or_an_error_of_ours(tmp_path, monkeypatc
             foreign.append(f"{name}({argument}=values()[{which}]): {type(error).__name__}: {error}")
     assert not foreign, "\n".join(foreign)
     assert max(len(text) for text in said) < 1500, "a message shows the start of a value, not all of it"
+
+
+TABLES = [pd.Series(["cpu"]), pd.DataFrame({"a": ["cpu", "cpu"]}), np.array([1, 2]), np.array(["cpu", "cpu"])]
+
+
+@pytest.mark.parametrize("value", TABLES, ids=["series", "frame", "numbers", "words"])
+def test_tables_where_one_thing_is_asked_are_refused_in_words(value):
+    """Each came out as "The truth value … is ambiguous", from deep inside."""
+    _, texts = setting()["task"]
+    lm, task = texts["lm"], vc.task(**texts)
+    for name, error in (("device", vc.errors.DeviceError), ("dtype", vc.errors.MethodError)):
+        with pytest.raises(error, match=f"^{name} is a"):
+            vc.load(lm.hf, lm.tokenizer, **{name: value})
+        with pytest.raises(error, match=f"^{name} is a"):
+            vc.load("no-such-model", **{name: value})
+    with suppress(vc.VeracausaError):  # two numbers are where two prompts are read
+        vc.task(**{**texts, "read": value})
+    with pytest.raises(vc.VeracausaError):
+        vc.causes.locate(lm, task, units=["a0.h0"], dictionary=value, show_progress=False)
+
+
+def test_a_number_in_a_tensor_or_array_without_axes_is_that_number():
+    _, how = setting()["verify"]
+    plain, *others = (vc.verify(**{**how, "seed": seed}) for seed in (3, torch.tensor(3), np.array(3)))
+    assert all(one.table().equals(plain.table()) for one in others)
+    with pytest.raises(vc.VeracausaError, match="dictionary"):
+        _, own = setting()["locate"]
+        vc.causes.locate(**{**own, "dictionary": 3})
 
 
 @pytest.mark.parametrize("name", ["exact", "attribute", "verify", "task", "Method", "faithfulness"])

@@ -74,6 +74,7 @@ def typed(function: Function, package: str = "vc") -> Function:
         for name, value in bound.arguments.items():
             if name in declared:
                 listed = list(value) if isinstance(value, Iterator) and "Sequence[" in declared[name] else value
+                listed = _counted(listed, declared[name])
                 require(listed, declared[name], f"{public}: {name}", known)
                 _require_seed(name, listed, public)
                 bound.arguments[name] = listed
@@ -161,6 +162,13 @@ def _holds(value: Any, wanted: ast.Subscript, known: dict[str, Any]) -> bool:
     if outer == "Callable":
         return callable(value)
     return True
+
+
+def _counted(value: Any, annotation: str) -> Any:
+    """A whole number that stands in an array or tensor without axes as Python's own, where one is declared."""
+    declared = any(isinstance(part, ast.Name) and part.id == "int" for part in _parts(_parsed(annotation)))
+    held = declared and not isinstance(value, numbers.Integral) and getattr(value, "shape", None) == ()
+    return value.__index__() if held and is_whole(value) else value
 
 
 def is_whole(value: Any) -> bool:

