@@ -77,6 +77,7 @@ RANKINGS: dict[str, Callable[[vc.Model, Task, int, Any], vc.Scores]] = {
     "eap": preset("eap"),
     "eap-ig": preset("eap-ig"),
     "iterated": lambda lm, task, seed, given: vc.circuits.iterate(lm, task),
+    "iterated-kl": lambda lm, task, seed, given: vc.circuits.iterate(lm, task, loss="kl"),
     "balanced": lambda lm, task, seed, given: vc.circuits.iterate(lm, task, by="balanced"),
     "settled": lambda lm, task, seed, given: vc.circuits.iterate(
         lm, task, by="balanced", smallest=given.size, settle=SETTLE
