@@ -254,6 +254,7 @@ def test_the_interval_of_a_radius_is_over_pairs():
         ({"budgets": ["some"]}, "budget='some' is not known"),
         ({"budgets": []}, "give a list of budgets"),
         ({"goals": ["sideways"]}, "goal='sideways' is not known"),
+        ({"goals": ["up", "up"]}, "the same goal twice"),
         ({"starts": ["one"]}, "start='one' is not known"),
         ({"sizes": (10, 5)}, "sizes=.* give rising numbers"),
         ({"largest": (0.5, 2.0)}, "largest=.* give rising weights"),

@@ -188,7 +188,13 @@ def test_chunks_change_nothing(small, task_of, monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"tau": 0}, "tau=0"), ({"loss": "mse"}, "mse"), ({"order": "luck"}, "luck"), ({"order": "weakest"}, "start=")],
+    [
+        ({"tau": 0}, "tau=0"),
+        ({"tau": float("inf")}, "tau=inf"),
+        ({"loss": "mse"}, "mse"),
+        ({"order": "luck"}, "luck"),
+        ({"order": "weakest"}, "start="),
+    ],
 )
 def test_what_means_nothing_is_refused(tiny, task_of, options, word):
     with pytest.raises(MethodError, match=word):

@@ -164,6 +164,8 @@ def test_a_settled_circuit_is_judged_on_all_pairs(tiny, task_of):
     for options in ({"settle": -1}, {"settle": 1, "loss": "kl", "points": 3}):
         with pytest.raises(MethodError, match="settle"):
             run(lm, task, **options)
+    few = iterate.work(lm, task, rounds=1, points=1, by="balanced", smallest=3, settle=1, guard=(2, 10**6, 10**7))
+    assert few.settings["guard"] == [2, lm.graph.size - 3]  # all others there are, once
 
 
 def test_a_guarded_round_scores_where_an_adversary_has_restored_others(tiny, task_of):

@@ -148,6 +148,7 @@ def test_sizes_are_drawn_as_said():
         ({"gates": "uniform", "temperature": 3.0}, "at most 2"),
         ({"smallest": 1.0}, "smallest=1.0"),
         ({"lr": 0.0}, "lr=0.0"),
+        ({"lr": float("inf")}, "lr=inf"),
         ({"gates": "soft"}, "soft"),
     ],
 )

@@ -204,6 +204,7 @@ def test_every_group_is_visited_before_any_twice(tiny):
         ({"loss": "mse"}, "loss='mse'"),
         ({"steps": 0}, "steps=0"),
         ({"lr": 0.0}, "lr=0.0"),
+        ({"lr": float("inf")}, "lr=inf"),
         ({"batch": 0}, "batch=0"),
     ],
 )

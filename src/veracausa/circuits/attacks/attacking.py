@@ -378,6 +378,8 @@ def _require_among(what: str, given: Sequence[str], known: Any) -> None:
     for one in given:
         if one not in known:
             raise MethodError(not_known(what, one, known))
+    if len(set(given)) < len(given):
+        raise MethodError(f"{what}s={shown(given)}: the same {what} twice. Name each once.")
 
 
 def require_amounts(chosen: Mapping[str, Sequence[float]]) -> None:

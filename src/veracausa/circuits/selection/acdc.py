@@ -180,7 +180,7 @@ def acdc(
     require_loss(loss)
     if order not in ORDERS:
         raise MethodError(not_known("order", order, ORDERS))
-    if not tau > 0:
+    if not 0 < tau < float("inf"):
         raise MethodError(f"tau={tau}: the rise of the loss that one edge may cause is a positive number.")
     if order == "weakest" and (start is None or start.importance is None):
         raise MethodError(

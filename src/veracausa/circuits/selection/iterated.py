@@ -310,8 +310,8 @@ def iterate(
         returns: let a removed edge return when it scores above a kept one.
         settle: so many rounds more at the last size, in which removed edges return where they count more than kept
             ones; larger sizes are then no circuits that were scored.
-        guard: rising numbers of others (at most all), such as (30, 100): these rounds score edges also where an
-            adversary has restored so many.
+        guard: rising numbers of others, such as (30, 100): these rounds score edges also where an adversary has
+            restored so many; larger ones count as all others there are.
         start: scores of all edges, by any method, that the first round drops by, instead of its own.
         out: a folder to keep finished rounds in, every few seconds: an interrupted call with the same arguments goes on
             from there.
@@ -355,6 +355,7 @@ def iterate(
     if start is not None and start.units.digest() != edges.digest():
         raise UnitError(f"start= has scores of {start.units!r}, but all {len(edges):,} edges are ranked. Score those.")
     last = require_keep(edges, smallest, "smallest")
+    guard = sorted({min(one, len(edges) - last) for one in guard} - {0})
     return IterateWork(lm, task, rounds, smallest, points, by, loss, returns, settle, tuple(guard), start, edges, last)
 
 

@@ -109,8 +109,8 @@ class Learner:
             if getattr(self, name) not in table:
                 raise MethodError(not_known(name, getattr(self, name), table))
         for name in ("steps", "lr", "price", "last_price", "bound", "spread", "rise"):
-            if not getattr(self, name) > 0:
-                raise MethodError(f"{name}={getattr(self, name)}: it must be positive.")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise MethodError(f"{name}={getattr(self, name)}: it must be positive and finite.")
         shares = {"smallest": self.smallest, "warm_up": self.warm_up, "most": self.most}
         for name, value in shares.items():
             if not 0 < value <= 1 or (name == "smallest" and value == 1):
