@@ -133,6 +133,15 @@ def test_batches_and_seeds_change_nothing_but_draws(tiny, task_of):
     assert differing == ["random" in one.by for one in own.attempts]
 
 
+def test_a_random_start_named_twice_is_drawn_anew(tiny, task_of):
+    lm, task = tiny("llama"), task_of((5, 6), n=3)
+    few = {"budgets": ["free"], "steps": [1], "starts": ["random", "random"], "goals": ["down"], "draws": 0}
+    found = attack(lm, task, some_circuit(lm), **few)
+    drawn = [float(f) for one, f in zip(found.attempts, found.f, strict=True) if "random" in one.by and one.amount]
+    assert len(drawn) == 2
+    assert drawn[0] != drawn[1]
+
+
 def test_an_interrupted_attack_goes_on(tiny, task_of, tmp_path, monkeypatch):
     """The second call runs only what was not finished, and gives the same numbers."""
     lm, task = tiny("llama"), task_of(6, n=2)
@@ -255,6 +264,7 @@ def test_the_interval_of_a_radius_is_over_pairs():
         ({"budgets": []}, "give a list of budgets"),
         ({"goals": ["sideways"]}, "goal='sideways' is not known"),
         ({"goals": ["up", "up"]}, "the same goal twice"),
+        ({"budgets": ["free", "free"]}, "the same budget twice"),
         ({"starts": ["one"]}, "start='one' is not known"),
         ({"sizes": (10, 5)}, "sizes=.* give rising numbers"),
         ({"largest": (0.5, 2.0)}, "largest=.* give rising weights"),
