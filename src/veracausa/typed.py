@@ -166,9 +166,10 @@ def _holds(value: Any, wanted: ast.Subscript, known: dict[str, Any]) -> bool:
 
 def _counted(value: Any, annotation: str) -> Any:
     """A whole number that stands in an array or tensor without axes as Python's own, where one is declared."""
+    if isinstance(value, numbers.Integral) or getattr(value, "shape", None) != () or not is_whole(value):
+        return value
     declared = any(isinstance(part, ast.Name) and part.id == "int" for part in _parts(_parsed(annotation)))
-    held = declared and not isinstance(value, numbers.Integral) and getattr(value, "shape", None) == ()
-    return value.__index__() if held and is_whole(value) else value
+    return value.__index__() if declared else value
 
 
 def is_whole(value: Any) -> bool:

@@ -53,7 +53,7 @@ def guarded(
         error = slopes.var(0, ddof=1) / len(slopes) if len(slopes) > 1 else 0.0
         squares, means = squares + mean**2 + SPREAD * error, means + mean
         if more is not None:
-            count = min(more, len(edges) - len(kept)) - (len(inside) - len(kept))
+            count = more - (len(inside) - len(kept))
             inside = _restored(inside, _sign(recorded) * slopes[half].mean(0), count)
             slopes = pair_slopes(recorded, edges, inside, tick)
     return np.asarray(np.sign(means) * np.sqrt(squares / (1 + len(guard)))), moved
@@ -77,7 +77,7 @@ def strain(
         fs = []
         for number, part in enumerate(parts):
             judged = recorded[(number + 1) % len(recorded)]
-            inside = _restored(kept, way * _sign(recorded) * part.mean(0), min(most, len(edges) - len(kept)))
+            inside = _restored(kept, way * _sign(recorded) * part.mean(0), most)
             metric = judged.metric(wiring_of(judged.lm.decoder, edges[inside].mask))
             fs.append(float(judged.measured.f_of(metric.double())))
         moved.append(way * (1 - float(np.mean(fs))))
